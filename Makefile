@@ -1,0 +1,38 @@
+# `make demo` and `make test` set up their own environments on a fresh machine.
+PYTHON ?= python3
+VENV ?= .venv
+LOCK := requirements/lock.txt
+BIN := $(VENV)/bin
+# Named first and exactly, so that pip does not look for a newer one (requirements/lock.txt).
+TORCH ?= torch==2.13.0
+
+.PHONY: demo test test-slow check peers clean
+
+$(VENV)/.installed: pyproject.toml CMakeLists.txt $(LOCK) $(wildcard segformer_deploy/runtime/kernels/*)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -c $(LOCK) "$(TORCH)"
+	$(BIN)/python -m pip install --quiet -c $(LOCK) -e ".[cpu,export,dev]"
+	touch $@
+
+demo: $(VENV)/.installed
+	$(BIN)/segdeploy demo
+
+test: $(VENV)/.installed check
+	$(BIN)/python -m pytest -q -m "not slow"
+
+test-slow: $(VENV)/.installed
+	$(BIN)/python -m pytest -q -m slow
+
+check: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+peers: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet -c $(LOCK) -e ".[cpu,export,dev,peers]"
+	$(BIN)/python benchmarks/peers.py
+
+clean:
+	rm -rf $(VENV) build demo dist

@@ -1,0 +1,1 @@
+"""The peers that `benchmarks/peers.py` times: a file each, a process each."""

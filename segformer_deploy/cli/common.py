@@ -1,0 +1,137 @@
+"""What every command shares: where text goes, what is taken when nothing is named."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from segformer_deploy.errors import InputError, SegdeployError
+
+if TYPE_CHECKING:
+    from segformer_deploy.spec import FrameSize, ModelSpec
+
+BUILD = Path("build")
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+Threads = Annotated[
+    int | None, typer.Option(min=1, help="Threads; all cores of this process if not given.")
+]
+Provider = Annotated[str, typer.Option(help="ONNX Runtime provider: cpu, cuda or tensorrt.")]
+Arena = Annotated[
+    bool, typer.Option("--arena/--no-arena", help="Keep freed memory: faster, larger.")
+]
+EngineArgument = Annotated[
+    Path | None,
+    typer.Argument(
+        metavar="[ENGINE]", help="Engine folder or .onnx file; the newest under build/ if left out."
+    ),
+]
+Size = Annotated[
+    str | None, typer.Option(metavar="HxW", help="Network size instead of the model's own rule.")
+]
+
+
+def say(text: str) -> None:
+    """Human text goes to stderr, so that stdout stays a program's."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def emit(data: dict[str, Any]) -> None:
+    """The one JSON object of a command, on stdout."""
+    print(json.dumps(data, ensure_ascii=False), flush=True)
+
+
+def error_dict(error: SegdeployError) -> dict[str, Any]:
+    return {
+        "error": {
+            "kind": type(error).__name__,
+            "found": error.found,
+            "expected": error.expected,
+            "next": error.next_step,
+        }
+    }
+
+
+def parse_size(text: str | None) -> FrameSize | None:
+    """HxW, or None where nothing was given; SpecError otherwise."""
+    from segformer_deploy.spec import FrameSize
+
+    return None if text is None else FrameSize.parse(text)
+
+
+def engine_or_newest(engine: Path | None) -> Path:
+    """The engine named, else the newest engine folder under build/, named aloud."""
+    if engine is not None:
+        return engine
+    from segformer_deploy.engine.package import engine_folders
+
+    folders = engine_folders(BUILD)
+    if not folders:
+        raise InputError(
+            f"no engine was named and there is no engine folder under {BUILD}/",
+            "an engine folder",
+            "segdeploy build-engine",
+        )
+    say(f"engine: {folders[0]} (the newest under {BUILD}/)")
+    return folders[0]
+
+
+def onnx_or_newest(onnx: Path | None) -> Path:
+    """The ONNX file named, else the newest under build/, named aloud."""
+    if onnx is not None:
+        return onnx
+    found = sorted(BUILD.glob("*.onnx"), key=lambda path: path.stat().st_mtime, reverse=True)
+    if not found:
+        raise InputError(
+            f"no ONNX file was named and there is none under {BUILD}/",
+            "an ONNX file",
+            "segdeploy export --variant b0",
+        )
+    say(f"ONNX: {found[0]} (the newest under {BUILD}/)")
+    return found[0]
+
+
+def warn_if_random(spec: ModelSpec) -> None:
+    """Random weights are said by every command that meets them."""
+    if spec.weights.random:
+        say("WARNING: the weights are random: speed and memory are real, masks mean nothing")
+
+
+@contextmanager
+def progress(title: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    """A progress bar on stderr; gives `advance(done)`, done counted from the start."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    console = Console(stderr=True)
+    columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
+        task = bar.add_task(title, total=total)
+        yield lambda done: bar.update(task, completed=done)
+
+
+def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
+    """A table on stderr; the first column to the left, figures to the right."""
+    from rich.console import Console
+    from rich.table import Table
+
+    view = Table(title=title, title_justify="left")
+    for index, column in enumerate(columns):
+        view.add_column(column, justify="left" if index == 0 else "right")
+    for row in rows:
+        view.add_row(*row)
+    Console(stderr=True).print(view)

@@ -1,0 +1,100 @@
+"""segdeploy inspect: what a file or folder is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from segformer_deploy.cli.common import Json, emit, say, table, warn_if_random
+from segformer_deploy.errors import InputError
+
+if TYPE_CHECKING:
+    from segformer_deploy.spec import ModelSpec
+
+
+def command(
+    path: Annotated[Path, typer.Argument(help="An .onnx file or an engine folder.")],
+    json: Json = False,
+) -> None:
+    """Say what an ONNX file or an engine folder is: model, classes, sizes, precision, origin.
+
+    Needs no engine library, neither torch nor onnx; a folder is checked file by file.
+
+    Example:  segdeploy inspect build/segformer-b0-fp32
+    """
+    if not path.exists():
+        raise InputError(f"{path} does not exist", "an .onnx file or an engine folder")
+    data = _folder_facts(path) if path.is_dir() else _onnx_facts(path)
+    spec = data.pop("_spec")
+    warn_if_random(spec)
+    rows = [[key, _short(value)] for key, value in data.items() if key != "spec"]
+    table(str(path), ["", "value"], rows)
+    say("classes: " + _short(spec.class_names))
+    if json:
+        emit(data)
+
+
+def _spec_facts(spec: ModelSpec) -> dict[str, Any]:
+    weights = spec.weights
+    return {
+        "variant": spec.variant,
+        "classes": spec.classes,
+        "precision": spec.precision,
+        "output": spec.output,
+        "resize": str(spec.resize),
+        "weights": "random" if weights.random else weights.origin,
+        "licence": weights.licence,
+        "spec": spec.to_dict(),
+        "_spec": spec,
+    }
+
+
+def _onnx_facts(path: Path) -> dict[str, Any]:
+    from segformer_deploy.engine.onnx_file import read_onnx_header, spec_from_onnx
+
+    header = read_onnx_header(path)
+    return {
+        "kind": "onnx",
+        "path": str(path),
+        "bytes": path.stat().st_size,
+        "opset": header.opset,
+        "ir_version": header.ir_version,
+        "producer": header.producer,
+        "nodes": header.node_count,
+        "inputs": {t.name: [t.dtype, list(t.shape)] for t in header.inputs},
+        "outputs": {t.name: [t.dtype, list(t.shape)] for t in header.outputs},
+        **_spec_facts(spec_from_onnx(path)),
+    }
+
+
+def _folder_facts(path: Path) -> dict[str, Any]:
+    from segformer_deploy.engine.package import check_folder
+
+    manifest = check_folder(path)
+    sizes = manifest.sizes
+    return {
+        "kind": "engine",
+        "path": str(path),
+        "bytes": sum(record.size for record in manifest.files.values()),
+        "backend": f"{manifest.backend} {manifest.backend_version}",
+        "requested": manifest.requested,
+        "delivered": manifest.delivered,
+        "sizes": f"{sizes.min} to {sizes.max}, batch {sizes.batch}" if sizes else "any",
+        "verified": manifest.verified,
+        "golden_frames": len(manifest.golden),
+        "build_seconds": manifest.build_seconds,
+        "built_with": manifest.built_with,
+        "notes": list(manifest.notes),
+        **_spec_facts(manifest.spec),
+    }
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, tuple):
+        text = ", ".join(map(str, value[:20]))
+        return text + (f", … ({len(value)})" if len(value) > 20 else "")
+    if isinstance(value, dict):
+        return ", ".join(f"{k} {v}" for k, v in value.items())
+    return str(value)

@@ -1,0 +1,72 @@
+"""`segdeploy`: the commands, and the one place where errors become exit codes.
+
+0 well done · 1 our error, one readable message · 2 wrong usage · 130 Ctrl-C
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from segformer_deploy.cli import (
+    bench,
+    build_engine,
+    compare,
+    demo,
+    evaluate,
+    export,
+    inspect,
+    run,
+)
+from segformer_deploy.cli.common import emit, error_dict, say
+from segformer_deploy.errors import SegdeployError
+
+app = typer.Typer(
+    name="segdeploy",
+    help="SegFormer (B0 to B5) from a PyTorch checkpoint to a video on your device.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("export")(export.command)
+app.command("build-engine")(build_engine.command)
+app.command("run")(run.command)
+app.command("bench")(bench.command)
+app.command("eval")(evaluate.command)
+app.command("compare")(compare.command)
+app.command("inspect")(inspect.command)
+app.command("demo")(demo.command)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        from segformer_deploy import __version__
+
+        print(f"segdeploy {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Version.")
+    ] = False,
+) -> None:
+    """SegFormer (B0 to B5) from a PyTorch checkpoint to a video on your device."""
+
+
+def main() -> None:
+    """The console entry point; never shows a traceback for an error that we raise on purpose."""
+    try:
+        app(standalone_mode=True)
+    except SegdeployError as error:
+        say(f"error: {error}")
+        if "--json" in sys.argv:
+            emit(error_dict(error))
+        sys.exit(1)
+    except KeyboardInterrupt:
+        say("interrupted")
+        sys.exit(130)

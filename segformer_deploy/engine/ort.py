@@ -1,0 +1,207 @@
+"""ONNX Runtime as an engine: CPU by default; CUDA and TensorRT providers by name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from segformer_deploy.engine.session import (
+    Array,
+    Arrays,
+    Shape,
+    TensorInfo,
+    network_output_shapes,
+)
+from segformer_deploy.errors import (
+    BackendError,
+    MissingDependencyError,
+    OnnxFileError,
+    RunError,
+)
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+}
+_DTYPES = {
+    "tensor(uint8)": "uint8",
+    "tensor(int32)": "int32",
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+}
+
+
+def usable_cores() -> int:
+    """The cores this process may use: a container's or taskset's share, not the machine's."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@dataclass(frozen=True)
+class OrtOptions:
+    """How ONNX Runtime runs a graph.
+
+    Attributes:
+        provider: ``cpu``, ``cuda`` or ``tensorrt``.
+        threads: of one operator; 0 takes all cores this process may use.
+        arena: keep freed memory for the next run: a little faster, noticeably larger.
+    """
+
+    provider: str = "cpu"
+    threads: int = 0
+    arena: bool = True
+
+    def __post_init__(self) -> None:
+        if self.provider not in PROVIDERS:
+            raise BackendError(f"provider '{self.provider}'", "one of " + ", ".join(PROVIDERS))
+        if self.threads < 0:
+            raise BackendError(f"{self.threads} threads", "0 (all cores) or more")
+
+
+def import_onnxruntime() -> Any:
+    """The onnxruntime module; MissingDependencyError where it is not installed."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingDependencyError("onnxruntime", "cpu", "running networks") from error
+    return onnxruntime
+
+
+def _checked_provider(ort: Any, provider: str) -> str:
+    name = PROVIDERS[provider]
+    available = ort.get_available_providers()
+    if name not in available:
+        raise BackendError(
+            f"this onnxruntime has no {name} (it has: {', '.join(available)})",
+            "an onnxruntime built with it",
+            'pip uninstall onnxruntime; pip install "segformer-deploy[gpu]"',
+        )
+    return name
+
+
+def _session_options(ort: Any, options: OrtOptions) -> Any:
+    settings = ort.SessionOptions()
+    settings.intra_op_num_threads = options.threads or usable_cores()
+    settings.inter_op_num_threads = 1
+    settings.enable_cpu_mem_arena = options.arena
+    # 3 = errors only: warnings about constant folding say nothing to a user.
+    settings.log_severity_level = 3
+    return settings
+
+
+class OrtEngine:
+    """An ONNX file loaded by ONNX Runtime.
+
+    Raises BackendError where the provider is missing and OnnxFileError where the file does
+    not load.
+    """
+
+    def __init__(self, path: Path, options: OrtOptions | None = None) -> None:
+        self.options = options or OrtOptions()
+        ort = import_onnxruntime()
+        provider = _checked_provider(ort, self.options.provider)
+        try:
+            self._session: onnxruntime.InferenceSession | None = ort.InferenceSession(
+                str(path), _session_options(ort, self.options), providers=[provider]
+            )
+        except Exception as error:
+            # onnxruntime raises a class per status code, all straight below Exception.
+            raise OnnxFileError(
+                f"{path} does not load in onnxruntime {ort.__version__}: {_first_line(error)}",
+                "an ONNX file exported by segdeploy",
+                "export it again, or copy it again if it came from elsewhere",
+            ) from error
+        chosen = self._session.get_providers()
+        if chosen[0] != provider:
+            # onnxruntime drops a provider that fails to start and carries on with the CPU.
+            raise BackendError(
+                f"{provider} could not be started; onnxruntime chose {chosen[0]}",
+                f"{provider}, as asked",
+                "run with --provider cpu, or mend the GPU libraries that it needs",
+            )
+        self.name = f"onnxruntime {ort.__version__} ({provider})"
+        self.inputs = tuple(_info(node) for node in self._session.get_inputs())
+        self.outputs = tuple(_info(node) for node in self._session.get_outputs())
+
+    def output_shapes(self, input_shapes: Mapping[str, Shape]) -> dict[str, Shape]:
+        return network_output_shapes(self.outputs, input_shapes["image"])
+
+    def session(self) -> OrtSession:
+        if self._session is None:
+            raise RunError("a closed engine was asked for a session", "an open one")
+        return OrtSession(self, self._session)
+
+    def close(self) -> None:
+        self._session = None
+
+
+class OrtSession:
+    """One stream of work: its output buffers are bound once per shape and written again."""
+
+    def __init__(self, engine: OrtEngine, session: onnxruntime.InferenceSession) -> None:
+        self._engine = engine
+        self._session: onnxruntime.InferenceSession | None = session
+        self._binding = session.io_binding()
+        self._buffers: dict[str, Array] = {}
+
+    def run(self, arrays: Arrays) -> dict[str, Array]:
+        if self._session is None:
+            raise RunError("a closed session was run", "an open one")
+        image = _checked_image(arrays)
+        self._bind(image)
+        try:
+            self._session.run_with_iobinding(self._binding)
+        except Exception as error:
+            raise RunError(
+                f"onnxruntime failed on an input of {'x'.join(map(str, image.shape))}: "
+                f"{_first_line(error)}",
+                "a run without error",
+                "try a smaller --size, or --provider cpu",
+            ) from error
+        return self._buffers
+
+    def _bind(self, image: Array) -> None:
+        # The input is bound each time: its address may have changed with the caller's array.
+        self._binding.bind_input(
+            "image", "cpu", 0, np.uint8, image.shape, image.__array_interface__["data"][0]
+        )
+        shapes = self._engine.output_shapes({"image": image.shape})
+        for output in self._engine.outputs:
+            buffer = self._buffers.get(output.name)
+            if buffer is None or buffer.shape != shapes[output.name]:
+                buffer = np.empty(shapes[output.name], dtype=output.dtype)
+                self._buffers[output.name] = buffer
+                self._binding.bind_output(
+                    output.name, "cpu", 0, buffer.dtype, buffer.shape, buffer.ctypes.data
+                )
+
+    def close(self) -> None:
+        self._session = None
+        self._buffers = {}
+
+
+def _checked_image(arrays: Arrays) -> Array:
+    image = arrays.get("image")
+    if image is None or image.dtype != np.uint8 or image.ndim != 4 or image.shape[3] != 3:
+        found = "nothing" if image is None else f"{image.dtype} {image.shape}"
+        raise RunError(f"the input 'image' is {found}", "uint8 [batch, height, width, 3]")
+    return np.ascontiguousarray(image)
+
+
+def _info(node: Any) -> TensorInfo:
+    shape = tuple(dim if isinstance(dim, int) else None for dim in node.shape)
+    return TensorInfo(node.name, _DTYPES.get(node.type, node.type), shape)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:300] if str(error).strip() else repr(error)

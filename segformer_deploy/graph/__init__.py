@@ -1,0 +1,4 @@
+"""The ONNX side: one file per rewrite or check.
+
+A rewrite opens with ``before -> after`` and why it is exact.
+"""

@@ -1,0 +1,107 @@
+"""Golden frames: a few pictures whose class maps travel with an engine.
+
+Wrong engines load and run like right ones (TensorRT issues #4723, #4748, #4813), so each
+device segments these frames once, at first load, and compares.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from segformer_deploy.engine.manifest import Manifest
+from segformer_deploy.engine.session import Array
+from segformer_deploy.errors import EngineFolderError, OutputError, VerificationError
+from segformer_deploy.files import write_text
+from segformer_deploy.spec import FrameSize
+
+Frame = npt.NDArray[np.uint8]
+Segment = Callable[[Frame], Array]
+
+GOLDEN_COUNT = 2
+MIN_AGREEMENT = 0.99
+"""Between machines FP32 rounds differently in the last bits: only near-ties may flip."""
+
+
+def golden_frame(size: FrameSize, seed: int) -> Frame:
+    """A street-like picture, uint8 BGR `[H, W, 3]`, the same on every machine for one seed."""
+    rng = np.random.Generator(np.random.PCG64(seed))
+    height, width = size.height, size.width
+    horizon = int(height * rng.uniform(0.35, 0.5))
+    frame = np.empty((height, width, 3), np.uint8)
+    frame[:horizon] = np.linspace(225, 170, horizon)[:, None, None].astype(np.uint8)
+    frame[horizon:] = (90, 92, 95)
+    for _ in range(14):
+        left, top = rng.integers(0, width), rng.integers(0, height)
+        box = int(rng.integers(8, max(9, width // 5))), int(rng.integers(8, max(9, height // 4)))
+        colour = rng.integers(0, 256, 3)
+        frame[top : top + box[1], left : left + box[0]] = colour
+    noise = rng.integers(-12, 13, frame.shape)
+    noisy: Frame = np.clip(frame.astype(np.int16) + noise, 0, 255).astype(np.uint8)
+    return noisy
+
+
+def write_picture(path: Path, picture: Array) -> None:
+    """Write a frame, or a class map as 8 or 16-bit indices, as PNG."""
+    pixels = picture.astype(np.uint16) if picture.dtype == np.int32 else picture
+    # Encoded in memory first: cv2.imwrite keeps the system's reason for a failure to itself.
+    _, encoded = cv2.imencode(".png", pixels)
+    path.write_bytes(encoded.tobytes())
+
+
+def read_picture(path: Path) -> Array:
+    """Read what `write_picture` wrote, in its own depth."""
+    picture = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    if picture is None:
+        raise EngineFolderError(f"{path} is not a picture", "a PNG", "build the engine again")
+    return np.asarray(picture)
+
+
+def check_golden(folder: Path, manifest: Manifest, segment: Segment) -> float:
+    """The smallest agreement over the golden frames; VerificationError where it is too small."""
+    worst = 1.0
+    for frame_name, map_name in manifest.golden:
+        expected = read_picture(folder / map_name)
+        answer = segment(read_picture(folder / frame_name))
+        agreement = float(np.mean(answer == expected))
+        worst = min(worst, agreement)
+        if agreement < manifest.min_agreement:
+            raise VerificationError(
+                f"{folder} gives wrong masks on this device: {100 * agreement:.2f} % of the pixels "
+                f"of {frame_name} agree with the class map made at build time",
+                f"at least {100 * manifest.min_agreement:.1f} %",
+                "build it on this device from the ONNX in the folder: segdeploy build-engine",
+            )
+    return worst
+
+
+def _cache_folder() -> Path:
+    root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(root) / "segdeploy" / "verified"
+
+
+def check_golden_once(
+    folder: Path, manifest: Manifest, engine_name: str, segment: Segment
+) -> float | None:
+    """`check_golden` at the first load on this machine; None where it was done before.
+
+    The engine folder itself is never written to: the result lies in the user's cache.
+    """
+    key = "|".join((manifest.seal, engine_name, platform.node(), platform.machine()))
+    mark = _cache_folder() / (hashlib.sha256(key.encode()).hexdigest()[:32] + ".json")
+    if mark.is_file():
+        return None
+    agreement = check_golden(folder, manifest, segment)
+    # Without a cache (read-only home) the check is simply made at every load.
+    with suppress(OutputError):
+        write_text(mark, json.dumps({"engine": engine_name, "agreement": agreement}) + "\n")
+    return agreement

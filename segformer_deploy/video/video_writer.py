@@ -1,0 +1,272 @@
+"""Writing an H.264 video that plays in a browser, with the source's times and sound."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, cast
+
+import av
+import av.error
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from segformer_deploy import files
+from segformer_deploy.errors import OutputError
+from segformer_deploy.spec import FrameSize
+from segformer_deploy.video.frame import Frame, Picture, Source
+from segformer_deploy.video.interrupts import uninterrupted
+from segformer_deploy.video.sink_base import Sink
+from segformer_deploy.video.sound import Sound
+
+VIDEO_ENDINGS = (".mp4", ".mkv", ".mov")
+_X264 = {"crf": "20", "preset": "veryfast"}
+_FASTEST_CLOCK = 1_000_000_000
+_RATE_OF_STILLS = Fraction(25)
+_BT709, _LIMITED = 1, 1  # ITU-T H.273
+_FRAMES_HAVE_DURATIONS = 1 << 8  # AV_CODEC_FLAG_FRAME_DURATION
+_KNOWS_DURATIONS = hasattr(av.VideoFrame, "duration")  # PyAV 12 does not
+_KR, _KB = 0.2126, 0.0722  # ITU-R BT.709: the parts of red and blue in luma
+_KG = 1 - _KR - _KB
+
+
+class VideoSink(Sink):
+    """An H.264 file (yuv420p, BT.709, limited range) of the pictures that are written to it.
+
+    Times are kept exactly, in the source's own time base (Matroska itself counts whole
+    milliseconds); only a start that is not 0 is moved to 0, sound and pictures alike. Sides
+    become even by repeating the last row or column. Sound: see `sound`. A picture of another
+    size than the first is fitted into the first's.
+
+    The file appears when `close` has finished it: written aside, then renamed. Inside
+    ``with``, Ctrl-C finishes it too, so that the frames so far can be played; any other error
+    removes it.
+    """
+
+    def __init__(self, path: Path, source: Source) -> None:
+        super().__init__(path)
+        self._source = source
+        self._container: Any = None
+        self._stream: Any = None
+        self._sound: Sound | None = None
+        self._size: FrameSize | None = None
+        self._last_pts: int | None = None
+        self._last_duration = 1
+        self._untimed = self._moved = self._fitted = 0
+        if "libx264" not in av.codecs_available:
+            raise OutputError(
+                "this build of PyAV cannot write H.264", "one with libx264", "pip install av"
+            )
+        self._file = files.atomic_file(path, keep_on_interrupt=True)
+        self._temporary = self._file.__enter__()
+        with self._failing():
+            self._temporary.touch()  # no permission: better said now than after a frame
+
+    def write(self, frame: Frame, picture: Picture) -> None:
+        self._check_open()
+        with uninterrupted(), self._failing():
+            if self._container is None:
+                self._begin(frame, picture)
+            yuv = self._yuv(picture)
+            yuv.pts = self._next_pts(frame)
+            yuv.time_base = self._base
+            if _KNOWS_DURATIONS:
+                yuv.duration = self._last_duration
+            self._mux(self._stream.encode(yuv))
+
+    def close(self) -> None:
+        if self.closed:
+            return
+        with uninterrupted(), self._failing():
+            if self._container is None:
+                self._discard()
+                return
+            self._mux(self._stream.encode(None))
+            if self._sound is not None:
+                self._sound.advance(None if self._source.finished else self._end())
+                self._sound.finish()
+            self._container.close()
+            self._release()
+            self._file.__exit__(None, None, None)
+            self.closed = True
+            self._tell()
+
+    def abort(self) -> None:
+        if not self.closed:
+            self._discard()
+
+    def _begin(self, frame: Frame, picture: Picture) -> None:
+        height, width = picture.shape[:2]
+        self._size = FrameSize(height, width)
+        ending = self.path.suffix.lower()
+        rate = self._source.fps or _RATE_OF_STILLS
+        self._base = frame.time_base or 1 / rate
+        options = {} if ending == ".mkv" else _mp4_options(self._base)
+        self._container = av.open(f"file:{self._temporary}", "w", options=options)
+        self._step = max(1, round(1 / (rate * self._base)))
+        stream: Any = self._container.add_stream("libx264", rate=rate)
+        stream.width, stream.height = width + width % 2, height + height % 2
+        stream.pix_fmt = "yuv420p"
+        stream.options = dict(_X264)
+        context = stream.codec_context
+        context.time_base = self._base
+        context.colorspace = context.color_primaries = context.color_trc = _BT709
+        context.color_range = _LIMITED
+        if _KNOWS_DURATIONS:
+            context.flags |= _FRAMES_HAVE_DURATIONS
+        self._stream = stream
+        starts = [] if frame.pts is None else [frame.pts * self._base]
+        if self._source.kind == "video":
+            self._sound = Sound(self._source.path, self._container, ending)
+            if self._sound.start is not None:
+                starts.append(self._sound.start)
+        # Whole ticks, so that the pictures' times stay exact.
+        self._origin = max(0, int(min(starts, default=Fraction(0)) / self._base))
+        if self._sound is not None:
+            self._sound.origin = self._origin * self._base
+
+    def _next_pts(self, frame: Frame) -> int:
+        last = self._last_pts
+        if frame.pts is None or frame.time_base is None:
+            pts = 0 if last is None else last + self._last_duration
+            self._untimed += self._source.kind == "video"
+        else:
+            pts = round(frame.pts * frame.time_base / self._base) - self._origin
+        if last is not None and pts <= last:
+            pts = last + 1
+            self._moved += 1
+        self._last_pts = pts
+        self._last_duration = frame.duration or self._step
+        return pts
+
+    def _end(self) -> Fraction:
+        return ((self._last_pts or 0) + self._last_duration) * self._base
+
+    def _yuv(self, picture: Picture) -> Any:
+        assert self._size is not None
+        if picture.shape[:2] != (self._size.height, self._size.width):
+            picture = fitted(picture, self._size)
+            self._fitted += 1
+        down, right = self._size.height % 2, self._size.width % 2
+        if down or right:
+            picture = cast(
+                Picture, cv2.copyMakeBorder(picture, 0, down, 0, right, cv2.BORDER_REPLICATE)
+            )
+        return av.VideoFrame.from_ndarray(yuv_from_bgr(picture), format="yuv420p")
+
+    def _mux(self, packets: list[Any]) -> None:
+        for packet in packets:
+            if self._sound is not None:
+                self._sound.advance(packet.dts * packet.time_base)
+            self._container.mux(packet)
+
+    def _tell(self) -> None:
+        if self._fitted:
+            self.notes.append(
+                f"{self._fitted} frames of another size were fitted into {self._size}"
+            )
+        if self._untimed:
+            self.notes.append(f"{self._untimed} frames had no time: they follow at the mean rate")
+        if self._moved:
+            self.notes.append(f"{self._moved} frames ran backwards in time: moved behind the last")
+        if self._source.kind != "video":
+            self.notes.append(f"stills follow each other at {_RATE_OF_STILLS} frames/s")
+        if self._sound is not None:
+            self.notes.extend(self._sound.notes)
+
+    @contextmanager
+    def _failing(self) -> Iterator[None]:
+        """Remove the unfinished file on any error; say a writing error as OutputError."""
+        try:
+            yield
+        except av.error.FFmpegError as error:
+            self._discard()
+            system = OSError(error.errno or 0, error.strerror or str(error))
+            raise files.output_error(self.path, system) from error
+        except OSError as error:
+            self._discard()
+            raise files.output_error(self.path, error) from error
+        except Exception:
+            self._discard()
+            raise
+
+    def _discard(self) -> None:
+        if self.closed:
+            return
+        self.closed = True
+        if self._container is not None:
+            # It may be what failed; closing it again tells us nothing new.
+            with suppress(av.error.FFmpegError, OSError):
+                self._container.close()
+        self._release()
+        self._file.__exit__(_DiscardError, _DiscardError(), None)
+
+    def _release(self) -> None:
+        if self._sound is not None:
+            self._sound.close()
+
+
+def _mp4_options(base: Fraction) -> dict[str, str]:
+    """The index first, so that a browser can start at once; a clock that hits every tick.
+
+    A late start is written in units of the film's clock, which would be whole milliseconds.
+    48 kHz in it keeps the usual sound exact too.
+    """
+    options = {"movflags": "+faststart"}
+    clock = math.lcm(base.denominator, 48000)
+    if clock > _FASTEST_CLOCK:
+        clock = base.denominator
+    if clock <= _FASTEST_CLOCK:
+        options["movie_timescale"] = str(clock)
+    return options
+
+
+class _DiscardError(Exception):
+    """Tells `files.atomic_file` to keep nothing."""
+
+
+def _bt709_matrix() -> npt.NDArray[np.float64]:
+    """B, G, R of 0..255 -> Y', Cb, Cr in limited range (BT.709, items 3.3 to 3.5), 8 bits."""
+    luma = np.array([_KB, _KG, _KR])
+    blue = (np.array([1.0, 0.0, 0.0]) - luma) / (2 * (1 - _KB))
+    red = (np.array([0.0, 0.0, 1.0]) - luma) / (2 * (1 - _KR))
+    scale = np.array([219.0, 224.0, 224.0]) / 255
+    rows = np.stack([luma, blue, red]) * scale[:, None]
+    return np.hstack([rows, [[16.0], [128.0], [128.0]]])
+
+
+_MATRIX = _bt709_matrix()
+
+
+def yuv_from_bgr(picture: Picture) -> Picture:
+    """yuv420p of a picture with even sides: uint8 `[H * 3/2, W]`, planes Y, U, V one by one.
+
+    Twice as fast as FFmpeg's conversion, which also rounds down: half a level too dark.
+    """
+    height, width = picture.shape[:2]
+    luma, *chroma = cv2.split(cv2.transform(picture, _MATRIX))
+    packed = np.empty((height * 3 // 2, width), np.uint8)
+    packed[:height] = luma
+    halves = packed[height:].reshape(2, height // 2, width // 2)
+    for half, plane in zip(halves, chroma, strict=True):
+        cv2.resize(plane, (width // 2, height // 2), dst=half, interpolation=cv2.INTER_AREA)
+    return packed
+
+
+def fitted(picture: Picture, size: FrameSize) -> Picture:
+    """The whole picture, enlarged or reduced to fit into `size`, on black where it leaves room."""
+    height, width = picture.shape[:2]
+    scale = min(size.height / height, size.width / width)
+    new_height = max(1, min(size.height, round(height * scale)))
+    new_width = max(1, min(size.width, round(width * scale)))
+    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    canvas = np.zeros((size.height, size.width, 3), np.uint8)
+    top, left = (size.height - new_height) // 2, (size.width - new_width) // 2
+    canvas[top : top + new_height, left : left + new_width] = cv2.resize(
+        picture, (new_width, new_height), interpolation=method
+    )
+    return canvas

@@ -1,0 +1,195 @@
+"""ONNX file -> engine folder: load, run on golden frames, write aside, rename."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from segformer_deploy import __version__
+from segformer_deploy.engine.manifest import (
+    MANIFEST_NAME,
+    FileRecord,
+    Manifest,
+    SizeRange,
+)
+from segformer_deploy.engine.onnx_file import spec_from_onnx
+from segformer_deploy.engine.ort import OrtEngine, OrtOptions, import_onnxruntime
+from segformer_deploy.engine.package import BACKENDS
+from segformer_deploy.engine.session import Array, Engine
+from segformer_deploy.errors import BackendError, VerificationError
+from segformer_deploy.files import atomic_folder
+from segformer_deploy.runtime.golden import (
+    GOLDEN_COUNT,
+    MIN_AGREEMENT,
+    golden_frame,
+    write_picture,
+)
+from segformer_deploy.runtime.preprocess import prepare
+from segformer_deploy.runtime.segmenter import Segmenter
+from segformer_deploy.spec import SMALLEST_NETWORK_SIDE, FrameSize, ModelSpec, ResizeRule
+
+ENGINE_FILE = "model.onnx"
+GOLDEN_FOLDER = "golden"
+UNLIMITED = 1 << 16
+DEFAULT_GOLDEN_SIZE = FrameSize(360, 480)
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """What `segdeploy build-engine` was asked for.
+
+    Attributes:
+        backend: the library that will run the engine.
+        opt: the network size: frames are stretched to it; None keeps the model's resize rule.
+        min, max: smallest and largest network size to accept; None accepts any.
+        batch: largest batch to accept; None accepts any.
+        output: the folder; None chooses a name under ``build/``.
+    """
+
+    backend: str = "onnxruntime"
+    opt: FrameSize | None = None
+    min: FrameSize | None = None
+    max: FrameSize | None = None
+    batch: int | None = None
+    output: Path | None = None
+
+
+@dataclass(frozen=True)
+class BuildReport:
+    """A finished engine folder."""
+
+    folder: Path
+    manifest: Manifest
+
+    def to_dict(self) -> dict[str, Any]:
+        manifest = self.manifest
+        return {
+            "engine": str(self.folder),
+            "backend": manifest.backend,
+            "backend_version": manifest.backend_version,
+            "requested": manifest.requested,
+            "delivered": manifest.delivered,
+            "build_seconds": manifest.build_seconds,
+            "resize": str(manifest.spec.resize),
+            "bytes": sum(record.size for record in manifest.files.values()),
+            "verified": manifest.verified,
+            "notes": list(manifest.notes),
+            "weights": manifest.spec.to_dict()["weights"],
+        }
+
+
+def build_engine(
+    onnx: Path, options: BuildOptions, say: Callable[[str], None] = lambda _: None
+) -> BuildReport:
+    """Build the engine folder for the ONNX file at `onnx`.
+
+    Raises OnnxFileError, BackendError, VerificationError (NaN) or OutputError; in every such
+    case an older folder at the same place is untouched.
+    """
+    if options.backend not in BACKENDS:
+        raise BackendError(f"backend '{options.backend}'", "one of " + ", ".join(BACKENDS))
+    started = time.perf_counter()
+    spec = spec_from_onnx(onnx)
+    if options.opt is not None:
+        spec = spec.with_(resize=ResizeRule.stretch_to(options.opt, spec.resize.filter))
+    sizes = _size_range(spec, options)
+    folder = options.output or Path("build") / f"{onnx.stem}-{spec.precision}"
+    with atomic_folder(folder) as temporary:
+        shutil.copyfile(onnx, temporary / ENGINE_FILE)
+        say(f"loading {onnx} and segmenting {GOLDEN_COUNT} golden frames")
+        golden_size = spec.resize.size or (sizes.opt if sizes else DEFAULT_GOLDEN_SIZE)
+        golden, notes, engine_name = _golden_from_engine(temporary, spec, golden_size)
+        files = {
+            str(path.relative_to(temporary)): FileRecord.of(path)
+            for path in sorted(temporary.rglob("*"))
+            if path.is_file()
+        }
+        manifest = Manifest(
+            spec=spec,
+            requested=spec.precision,
+            delivered=spec.precision,
+            backend=options.backend,
+            backend_version=import_onnxruntime().__version__,
+            engine_files=(ENGINE_FILE,),
+            source_sha256=files[ENGINE_FILE].sha256,
+            files=files,
+            golden=golden,
+            min_agreement=MIN_AGREEMENT,
+            build_seconds=round(time.perf_counter() - started, 3),
+            verified=engine_name,
+            sizes=sizes,
+            built_with=_versions(),
+            notes=tuple(notes),
+        )
+        (temporary / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")
+    return BuildReport(folder, manifest)
+
+
+def _size_range(spec: ModelSpec, options: BuildOptions) -> SizeRange | None:
+    """None where no limit was asked for: ONNX Runtime takes any size."""
+    if options.min is None and options.max is None and options.batch is None:
+        return None
+    smallest = options.min or FrameSize(SMALLEST_NETWORK_SIDE, SMALLEST_NETWORK_SIDE)
+    largest = options.max or FrameSize(UNLIMITED, UNLIMITED)
+    opt = options.opt or spec.resize.size or options.max or smallest
+    return SizeRange(smallest, opt, largest, options.batch or UNLIMITED)
+
+
+def _golden_from_engine(
+    folder: Path, spec: ModelSpec, size: FrameSize
+) -> tuple[tuple[tuple[str, str], ...], list[str], str]:
+    """Segment the golden frames, write them with their class maps; (names, notes, engine)."""
+    (folder / GOLDEN_FOLDER).mkdir()
+    engine = OrtEngine(folder / ENGINE_FILE, OrtOptions())
+    names: list[tuple[str, str]] = []
+    classes: set[int] = set()
+    with Segmenter(engine, spec=spec) as segment:
+        for index in range(GOLDEN_COUNT):
+            frame = golden_frame(size, seed=index)
+            _refuse_nan(engine, spec, frame)
+            class_map = segment(frame)
+            classes |= set(np.unique(class_map).tolist())
+            pair = f"{GOLDEN_FOLDER}/{index}.frame.png", f"{GOLDEN_FOLDER}/{index}.class_map.png"
+            write_picture(folder / pair[0], frame)
+            write_picture(folder / pair[1], class_map)
+            names.append(pair)
+    engine.close()
+    notes = []
+    if len(classes) == 1 and spec.classes > 1:
+        notes.append(
+            f"all golden frames are of one class ({spec.class_names[classes.pop()]}): "
+            "look at a mask of your own before you trust this model"
+        )
+    return tuple(names), notes, engine.name
+
+
+def _refuse_nan(engine: Engine, spec: ModelSpec, frame: Array) -> None:
+    if spec.output != "logits":
+        return
+    session = engine.session()
+    logits = session.run({"image": prepare(frame, spec.resize)[None]})["logits"]
+    bad = int(np.size(logits) - np.count_nonzero(np.isfinite(logits)))
+    session.close()
+    if bad:
+        raise VerificationError(
+            f"{bad} of {np.size(logits)} logits are NaN or infinite",
+            "finite logits",
+            "check the checkpoint's weights; export it again",
+        )
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "segformer-deploy": __version__,
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "platform": f"{sys.platform} {platform.machine()}",
+    }

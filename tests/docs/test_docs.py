@@ -1,0 +1,75 @@
+"""The documentation is run: commands parse as typed, options are all there, Python blocks work."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import typer
+
+from segformer_deploy.cli.main import app
+from segformer_deploy.workflow.build import BuildOptions, build_engine
+from tests.little import write_little
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", page.read_text(), re.DOTALL)
+
+
+def typed_commands() -> list[tuple[str, str]]:
+    return [
+        (page.name, line.strip())
+        for page in PAGES
+        for block in blocks(page, "sh")
+        for line in block.replace("\\\n", " ").splitlines()
+        if line.strip().startswith("segdeploy ")
+    ]
+
+
+@pytest.mark.parametrize(("page", "line"), typed_commands())
+def test_each_command_line_parses(page: str, line: str) -> None:
+    _, name, *arguments = shlex.split(line, comments=True)
+    assert name in COMMANDS, f"{page}: {line}"
+    COMMANDS[name].make_context(name, arguments)
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_each_option_is_on_its_page(name: str) -> None:
+    page = (ROOT / "docs" / f"{name}.md").read_text()
+    for parameter in COMMANDS[name].params:
+        spellings = [*parameter.opts, *parameter.secondary_opts]
+        if parameter.param_type_name == "option" and "--help" not in spellings:
+            assert any(spelling in page for spelling in spellings), spellings
+
+
+def test_each_command_has_a_page_in_the_index() -> None:
+    index = (ROOT / "docs" / "README.md").read_text()
+    for name in COMMANDS:
+        assert f"({name}.md)" in index
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")])
+def test_python_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    onnx = write_little(tmp_path / "little.onnx")
+    build_engine(onnx, BuildOptions(output=tmp_path / "build" / "segformer-b0-fp32"))
+    frame = np.random.default_rng(0).integers(0, 256, (80, 120, 3), np.uint8)
+    cv2.imwrite(str(tmp_path / "frame.png"), frame)
+    monkeypatch.chdir(tmp_path)
+    for block in blocks(page, "python"):
+        exec(compile(block, page.name, "exec"), {})
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+        if "://" not in target:
+            assert (page.parent / target).exists(), target
