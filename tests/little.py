@@ -55,7 +55,7 @@ def little_model(
         ],
     )
     model = helper.make_model(
-        graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10, producer_name="test"
+        graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9, producer_name="test"
     )
     helper.set_model_props(model, {"segdeploy": spec.to_json()})
     return model

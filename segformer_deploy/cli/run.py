@@ -68,7 +68,7 @@ def command(
         spec = segment.spec
         warn_if_random(spec)
         sink = stack.enter_context(open_sink(output, frames)) if output else None
-        mask_sink = stack.enter_context(MaskSink(masks, spec.classes)) if masks else None
+        mask_sink = stack.enter_context(MaskSink(masks, spec.classes, frames)) if masks else None
         total = frames.frame_count if max_frames is None else max_frames
         with progress("segmenting", total) as advance:
             report = run(
@@ -80,6 +80,7 @@ def command(
                 opacity=opacity,
                 on_frame=lambda done: advance(done.frames),
                 max_frames=max_frames,
+                class_names=spec.class_names,
             )
     for note in report.notes:
         say(f"note: {note}")

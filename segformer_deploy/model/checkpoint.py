@@ -8,7 +8,7 @@ and frames (`checkpoint_description`). No code in a file is ever run.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor
@@ -20,7 +20,6 @@ from segformer_deploy.model.checkpoint_config import (
     config_from_shapes,
     fitted_state,
     variant_of,
-    with_stage_activation,
 )
 from segformer_deploy.model.checkpoint_description import (
     Description,
@@ -162,7 +161,8 @@ def _from_file(path: Path, variant: str | None, classes: int | None) -> Checkpoi
     state = canonical_state(tensors, style)
     config = config_from_shapes(state, style)
     if style == "mmseg":
-        config = with_stage_activation(config)
+        # mmsegmentation's own decode head applies ReLU to each stage before it is upsampled.
+        config = replace(config, stage_activation=True)
     check_request(config, variant, classes)
     state = fitted_state(state, config)
     described = description_from_meta(meta, config.classes)

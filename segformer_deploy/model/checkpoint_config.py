@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import fields, replace
 from typing import Any
 
 import torch
@@ -23,7 +22,6 @@ _EPSILONS: dict[Style, tuple[float, float]] = {
     "nvlabs": (1e-6, 1e-5),
     "mmseg": (1e-6, 1e-6),
 }
-_STAGE_ACTIVATION = "stage_activation"
 # What config.json may state and only one value of is a SegFormer.
 _FIXED: dict[str, Any] = {"num_encoder_blocks": STAGES, "num_channels": 3, "hidden_act": "gelu"}
 # Where a config.json leaves a field out, transformers takes B0's value.
@@ -121,23 +119,6 @@ def config_from_shapes(state: Mapping[str, Tensor], style: Style) -> SegformerCo
         block_eps=block_eps,
         embed_eps=embed_eps,
     )
-
-
-def with_stage_activation(config: SegformerConfig) -> SegformerConfig:
-    """The same network with mmsegmentation's decode head: ReLU after each stage's projection.
-
-    Raises:
-        CheckpointError: this version's network has no such head.
-    """
-    if _STAGE_ACTIVATION not in {field.name for field in fields(SegformerConfig)}:
-        raise CheckpointError(
-            "the checkpoint has mmsegmentation's own decode head, "
-            "which applies ReLU to each stage before it is upsampled",
-            "the authors' decode head (NVlabs/SegFormer, mmsegmentation 0.x, transformers)",
-            "convert a checkpoint of one of these; this version cannot run the other head",
-        )
-    changes: dict[str, Any] = {_STAGE_ACTIVATION: True}
-    return replace(config, **changes)
 
 
 def variant_of(config: SegformerConfig) -> str:

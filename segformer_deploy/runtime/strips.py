@@ -10,7 +10,7 @@ from itertools import pairwise
 
 Rows = Callable[[int, int], None]
 
-STRIPS_PER_THREAD = 3
+STRIPS_PER_THREAD = 2
 """More strips than threads, since strips differ in work (borders between classes cost more)."""
 
 _pool: ThreadPoolExecutor | None = None

@@ -109,6 +109,7 @@ def export_onnx(options: ExportOptions, say: Callable[[str], None]) -> ExportRep
     macs = count_macs(graph, size)
     if options.class_map:
         graph = append_class_map(graph)
+        verify_against(graph, _reference(model, spec), check_shapes(spec)[1:])
     write_bytes(output, graph.SerializeToString())
     return ExportReport(
         onnx=output,
@@ -163,6 +164,8 @@ def _model_from_options(
             f"{options.checkpoint}: {spec.variant}, {spec.classes} classes, "
             f"licence: {spec.weights.licence}"
         )
+        for note in loaded.notes:
+            say(f"note: {note}")
         return model_from_checkpoint(loaded), spec
     if not options.random_weights:
         say("no trained weights are shipped with this version: taking random ones")

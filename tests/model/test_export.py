@@ -60,7 +60,7 @@ def test_checker_and_strict_inference_accept_it(graph) -> None:
 
 
 def test_border_of_the_file(graph) -> None:
-    assert (graph.opset_import[0].version, graph.ir_version) == (20, 10)
+    assert (graph.opset_import[0].version, graph.ir_version) == (20, 9)
     assert (graph.producer_name, len(graph.opset_import)) == ("segdeploy", 1)
     assert graph.producer_version
     assert "custom, 7 classes" in graph.doc_string
@@ -114,7 +114,7 @@ def pair(tmp_path_factory):
     return session(onnx_from_model(ours, spec_for(TINY))), theirs
 
 
-@settings(max_examples=20)
+@settings(max_examples=12)
 @given(height=st.integers(64, 200), width=st.integers(64, 200), batch=st.integers(1, 2))
 def test_it_answers_as_transformers_at_any_size(pair, height, width, batch) -> None:
     runner, theirs = pair

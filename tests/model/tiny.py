@@ -15,6 +15,9 @@ from segformer_deploy.model.segformer import Segformer, SegformerConfig
 from segformer_deploy.spec import ModelSpec, default_class_names, default_palette
 from tests.model.checkpoint_builders import randomise
 
+# On networks this small a second thread mostly waits: on a busy machine, most of the run time.
+torch.set_num_threads(1)
+
 TINY = SegformerConfig((8, 16, 40, 64), (1, 2, 1, 1), head_channels=12, classes=7)
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)

@@ -121,9 +121,9 @@ static void confidence_rows(const Job *job, Scratch *s, ptrdiff_t width, int32_t
 enum { MOST_ROWS = 8 };
 
 /* Output rows y0..y1, written at their place in the whole output. */
-SEGDEPLOY_API int KERNEL(segdeploy_confidence)(const float *logits, int32_t classes, const Axis *rows,
-                                       const Axis *columns, const uint8_t *map8,
-                                       const int32_t *map32, int32_t y0, int32_t y1, float *out) {
+SEGDEPLOY_API int KERNEL(segdeploy_confidence)(
+    const float *logits, int32_t classes, const Axis *rows, const Axis *columns,
+    const uint8_t *map8, const int32_t *map32, int32_t y0, int32_t y1, float *out) {
     const Job job = {logits, classes, rows, columns, map8, map32, out};
     const size_t width = ((size_t)columns->outputs + LANES - 1) / LANES * LANES;
     Scratch s;

@@ -152,9 +152,9 @@ static void rows_first(const Job *job, int32_t y0, int32_t y1, const uint8_t **l
 
 /* Output rows y0..y1, written at their place in the whole output. `vertical_first` is for
  * frames whose height changes; `swap` exchanges the first and third channel. */
-SEGDEPLOY_API int KERNEL(segdeploy_resample)(const uint8_t *frame, int32_t width, const Taps *columns,
-                                     const Taps *rows, int32_t vertical_first, int32_t swap,
-                                     int32_t y0, int32_t y1, uint8_t *out) {
+SEGDEPLOY_API int KERNEL(segdeploy_resample)(
+    const uint8_t *frame, int32_t width, const Taps *columns, const Taps *rows,
+    int32_t vertical_first, int32_t swap, int32_t y0, int32_t y1, uint8_t *out) {
     const Job job = {frame, width, columns, rows, swap ? 2 : 0, out};
     const size_t taps = rows ? (size_t)rows->stride : 0;
     const size_t line = 3 * (size_t)(columns ? columns->outputs : width);
