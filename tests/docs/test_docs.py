@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -73,3 +74,15 @@ def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
         if "://" not in target:
             assert (page.parent / target).exists(), target
+
+
+def test_the_readmes_peers_are_the_measured_ones() -> None:
+    text = (ROOT / "README.md").read_text()
+    data = json.loads((ROOT / "benchmarks" / "results" / "peers-b0-512.json").read_text())
+    for peer in data["results"]:
+        ratio = peer["ratio_to_ours"]
+        spread = f"{ratio['median']:.1f} ({ratio['p10']:.1f} to {ratio['p90']:.1f})"
+        identical = f"{100 * peer['agreement']['identical']:.4f}"
+        ratio_text = "1" if peer["ours"] else spread
+        cells = (peer["name"], ratio_text, f"{peer['peak_mb']:.0f}", identical)
+        assert "| " + " | ".join(cells) + " |" in text
