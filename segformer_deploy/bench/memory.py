@@ -18,6 +18,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from segformer_deploy.engine.cores import usable_cores
+
 MIB = 1 << 20
 _PROC = Path("/proc")
 _CGROUP = Path("/sys/fs/cgroup")
@@ -132,12 +134,6 @@ def machine_facts(proc: Path = _PROC, cgroup: Path = _CGROUP) -> MachineFacts:
         platform=platform.platform(),
         versions=_versions(),
     )
-
-
-def usable_cores() -> int:
-    """How many processors this process may run on."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
 
 
 def _cpu_name(proc: Path) -> str:

@@ -129,7 +129,9 @@ def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    view = Table(title=title, title_justify="left")
+    # Rich would wrap a title to the table's width.
+    say(title)
+    view = Table()
     for index, column in enumerate(columns):
         view.add_column(column, justify="left" if index == 0 else "right")
     for row in rows:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from segformer_deploy.engine.cores import usable_cores
 from segformer_deploy.engine.session import (
     Array,
     Arrays,
@@ -38,13 +38,6 @@ _DTYPES = {
     "tensor(float)": "float32",
     "tensor(float16)": "float16",
 }
-
-
-def usable_cores() -> int:
-    """The cores this process may use: a container's or taskset's share, not the machine's."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,9 @@ from typing import Literal, cast, overload
 import numpy as np
 import numpy.typing as npt
 
+from segformer_deploy.engine.cores import usable_cores
 from segformer_deploy.engine.manifest import Manifest
-from segformer_deploy.engine.ort import OrtOptions, usable_cores
+from segformer_deploy.engine.ort import OrtOptions
 from segformer_deploy.engine.package import load_engine
 from segformer_deploy.engine.session import Array, Engine
 from segformer_deploy.errors import FrameError, RunError, SpecError

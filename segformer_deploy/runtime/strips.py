@@ -8,6 +8,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
+from segformer_deploy.engine.cores import usable_cores
+
 Rows = Callable[[int, int], None]
 
 STRIPS_PER_THREAD = 2
@@ -26,25 +28,18 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_pool)
 
 
-def usable_threads() -> int:
-    """Cores that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def run_in_strips(work: Rows, rows: int, threads: int | None, fewest_rows: int) -> None:
     """Call `work(begin, end)` on strips that cover 0..rows, on several threads.
 
     Args:
         work: handles rows begin..end; strips never overlap.
         rows: how many there are.
-        threads: the most to use, this one among them; None: `usable_threads()`.
+        threads: the most to use, this one among them; None: `usable_cores()`.
         fewest_rows: a strip smaller than this is not worth a thread.
     """
     if threads is not None and threads < 1:
         raise ValueError(f"threads={threads}: at least 1")
-    threads = usable_threads() if threads is None else threads
+    threads = usable_cores() if threads is None else threads
     threads = max(1, min(threads, rows // max(1, fewest_rows)))
     if threads == 1:
         work(0, rows)
@@ -63,7 +58,7 @@ def run_in_strips(work: Rows, rows: int, threads: int | None, fewest_rows: int) 
 
     global _pool
     if _pool is None:
-        _pool = ThreadPoolExecutor(max(32, usable_threads()), thread_name_prefix="segdeploy")
+        _pool = ThreadPoolExecutor(max(32, usable_cores()), thread_name_prefix="segdeploy")
     helpers = [_pool.submit(take_until_done) for _ in range(threads - 1)]
     try:
         take_until_done()

@@ -15,8 +15,8 @@ from segformer_deploy.bench.memory import (
     machine_facts,
     peak_rss_mib,
     reset_peak,
-    usable_cores,
 )
+from segformer_deploy.engine.cores import usable_cores
 
 needs_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 
