@@ -43,6 +43,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def _aside(path: Path) -> Path:
+    path = path.absolute()  # "." and ".." have no name of their own
     # In the same folder, so that the rename never crosses a file system; the ending stays
     # last, because video and image writers choose their format by it.
     return path.with_name(f".{path.stem}.{secrets.token_hex(4)}.partial{path.suffix}")
@@ -74,8 +75,10 @@ def atomic_file(path: Path, *, keep_on_interrupt: bool = False) -> Iterator[Path
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Give a temporary folder to fill; swap it in for `path` when the block ends well.
 
-    An older folder at `path` stays untouched until the new one is complete.
+    An older folder at `path` stays untouched until the new one is complete. Whether it may be
+    replaced at all is the caller's to decide: everything in it goes.
     """
+    path = path.absolute()
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = _aside(path)

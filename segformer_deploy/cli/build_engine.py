@@ -66,6 +66,6 @@ def command(
         f"{report.folder}: {manifest.delivered} for {manifest.verified}, "
         f"resize: {manifest.spec.resize}, {manifest.build_seconds:.1f} s"
     )
-    say("next: segdeploy bench")
+    say(f"next: segdeploy bench {report.folder}")
     if json:
         emit(report.to_dict())

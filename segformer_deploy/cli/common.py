@@ -44,7 +44,8 @@ def say(text: str) -> None:
 
 def emit(data: dict[str, Any]) -> None:
     """The one JSON object of a command, on stdout."""
-    print(json.dumps(data, ensure_ascii=False), flush=True)
+    # ASCII: a file name that is not UTF-8 must not cost the reader the whole object.
+    print(json.dumps(data), flush=True)
 
 
 def error_dict(error: SegdeployError) -> dict[str, Any]:
@@ -86,7 +87,9 @@ def onnx_or_newest(onnx: Path | None) -> Path:
     """The ONNX file named, else the newest under build/, named aloud."""
     if onnx is not None:
         return onnx
-    found = sorted(BUILD.glob("*.onnx"), key=lambda path: path.stat().st_mtime, reverse=True)
+    from segformer_deploy.engine.package import newest_first
+
+    found = [path for path in newest_first(list(BUILD.glob("*.onnx"))) if path.is_file()]
     if not found:
         raise InputError(
             f"no ONNX file was named and there is none under {BUILD}/",
@@ -128,6 +131,7 @@ def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     """A table on stderr; the first column to the left, figures to the right."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     # Rich would wrap a title to the table's width.
     say(title)
@@ -135,5 +139,5 @@ def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     for index, column in enumerate(columns):
         view.add_column(column, justify="left" if index == 0 else "right")
     for row in rows:
-        view.add_row(*row)
+        view.add_row(*map(Text, row))  # names may hold what rich takes for markup
     Console(stderr=True).print(view)

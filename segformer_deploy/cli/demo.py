@@ -28,10 +28,11 @@ def command(
     from segformer_deploy.workflow.demo import demo
 
     result = demo(output, checkpoint, source, say)
-    warn_if_random(result.export.spec)
+    warn_if_random(result.spec)
     say(
         f"p50 {result.latency.p50:.1f} ms from frame to class map; "
         f"{result.run.frames} frames at {result.run.fps:.1f} frames/s from file to file"
+        + ("" if result.miou is None else f"; mIoU {result.miou:.1f} % against the clip's labels")
     )
     say("look at:")
     for path in result.files:

@@ -33,7 +33,7 @@ def command(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="M.onnx", help="File to write.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of random weights.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32, help="Seed of random weights.")] = 0,
     json: Json = False,
 ) -> None:
     """Export a checkpoint to ONNX, checked against the PyTorch model.
@@ -70,6 +70,6 @@ def command(
         f"({check.relative:.2g} of the largest logit), class maps identical outside "
         f"{100 * check.exempt_share:.3f} % of near-ties"
     )
-    say("next: segdeploy build-engine")
+    say(f"next: segdeploy build-engine {report.onnx}")
     if json:
         emit(report.to_dict())

@@ -24,9 +24,15 @@ def command(
 
     Example:  segdeploy inspect build/segformer-b0-fp32
     """
-    if not path.exists():
+    try:
+        found, folder = path.exists(), path.is_dir()
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be read: {error.strerror}", "a path that this user may read"
+        ) from error
+    if not found:
         raise InputError(f"{path} does not exist", "an .onnx file or an engine folder")
-    data = _folder_facts(path) if path.is_dir() else _onnx_facts(path)
+    data = _folder_facts(path) if folder else _onnx_facts(path)
     spec = data.pop("_spec")
     warn_if_random(spec)
     rows = [[key, _short(value)] for key, value in data.items() if key != "spec"]

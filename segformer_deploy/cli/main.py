@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -58,15 +58,21 @@ def _options(
     """SegFormer (B0 to B5) from a PyTorch checkpoint to a video on your device."""
 
 
+def _fail(error: SegdeployError) -> NoReturn:
+    say(f"error: {error}")
+    if "--json" in sys.argv:
+        emit(error_dict(error))
+    sys.exit(1)
+
+
 def main() -> None:
     """The console entry point; never shows a traceback for an error that we raise on purpose."""
     try:
         app(standalone_mode=True)
     except SegdeployError as error:
-        say(f"error: {error}")
-        if "--json" in sys.argv:
-            emit(error_dict(error))
-        sys.exit(1)
+        _fail(error)
+    except MemoryError as error:
+        _fail(SegdeployError(f"not enough memory: {error}", "", "try a smaller --size or --batch"))
     except KeyboardInterrupt:
         say("interrupted")
         sys.exit(130)

@@ -6,7 +6,7 @@ import os
 
 
 def usable_cores() -> int:
-    """A container's or taskset's share, not the machine's number."""
+    """Those that taskset or a container's cpuset leaves to us, not the machine's number."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from segformer_deploy.errors import EngineFolderError, FrameError, SpecError
@@ -62,7 +62,8 @@ class SizeRange:
             raise FrameError(
                 f"network size {size}",
                 f"{self.min} to {self.max}, which this engine was built for",
-                f"segdeploy build-engine --min {self.min} --max {size}",
+                f"segdeploy build-engine --min {_smaller(self.min, size)} "
+                f"--max {_larger(self.max, size)}",
             )
         if batch > self.batch:
             raise FrameError(
@@ -150,14 +151,22 @@ class Manifest:
 
 
 def _seal(data: dict[str, Any]) -> str:
-    text = json.dumps(data, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    text = json.dumps(data, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _smaller(a: FrameSize, b: FrameSize) -> FrameSize:
+    return FrameSize(min(a.height, b.height), min(a.width, b.width))
+
+
+def _larger(a: FrameSize, b: FrameSize) -> FrameSize:
+    return FrameSize(max(a.height, b.height), max(a.width, b.width))
 
 
 def read_manifest(folder: Path) -> Manifest:
     """Read and check `folder/manifest.json`; EngineFolderError says what is wrong with it."""
     path = folder / MANIFEST_NAME
-    again = f"copy the whole folder again, or build it: segdeploy build-engine --output {folder}"
+    again = "copy the whole folder again, or build it again: segdeploy build-engine"
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -176,11 +185,32 @@ def read_manifest(folder: Path) -> Manifest:
             "the manifest that build-engine wrote",
             again,
         )
-    return _manifest_from_sealed(data)
+    try:
+        manifest = _manifest_from_sealed(data)
+        _check_names(manifest)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        # The seal can be made by anyone; it does not vouch for the fields.
+        raise EngineFolderError(
+            f"{path} does not read ({type(error).__name__}: {error})",
+            "the fields that build-engine writes",
+            again,
+        ) from error
+    return manifest
+
+
+def _check_names(manifest: Manifest) -> None:
+    """ValueError where a name leads out of the folder or to a file that no hash covers."""
+    named = [*manifest.engine_files, *(name for pair in manifest.golden for name in pair)]
+    for name in (*manifest.files, *named):
+        parts = PurePosixPath(name).parts
+        if not parts or ".." in parts or "\\" in name or PurePosixPath(name).is_absolute():
+            raise ValueError(f"the file name {name!r}")
+    unknown = [name for name in named if name not in manifest.files]
+    if unknown or not manifest.engine_files:
+        raise ValueError(f"{unknown or 'no engine file'} without a hash")
 
 
 def _manifest_from_sealed(data: dict[str, Any]) -> Manifest:
-    # The seal matched, so the fields are those that `to_dict` wrote.
     sizes = data["sizes"]
     return Manifest(
         spec=ModelSpec.from_dict(data["spec"]),

@@ -45,12 +45,12 @@ def read_onnx_header(path: Path) -> OnnxHeader:
 
     Raises OnnxFileError where the file is missing, empty, cut off or not ONNX.
     """
-    if not path.is_file():
-        what = "is a folder" if path.is_dir() else "does not exist"
-        raise OnnxFileError(f"{path} {what}", "an ONNX file", _EXPORT_AGAIN)
-    if path.stat().st_size == 0:
-        raise OnnxFileError(f"{path} is empty (0 bytes)", "an ONNX file", _EXPORT_AGAIN)
     try:
+        if not path.is_file():
+            what = "is a folder" if path.is_dir() else "does not exist"
+            raise OnnxFileError(f"{path} {what}", "an ONNX file", _EXPORT_AGAIN)
+        if path.stat().st_size == 0:
+            raise OnnxFileError(f"{path} is empty (0 bytes)", "an ONNX file", _EXPORT_AGAIN)
         # The map closes when its last view goes: errors below still hold some in their frames.
         with path.open("rb") as file:
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)

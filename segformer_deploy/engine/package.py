@@ -6,6 +6,7 @@ any library sees a byte of it.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,7 +35,7 @@ def load_engine(path: Path, options: OrtOptions | None = None) -> LoadedEngine:
 
     Raises EngineFolderError, OnnxFileError or BackendError, each naming the next step.
     """
-    if path.is_file() and path.suffix == ".onnx":
+    if path.suffix == ".onnx" and not path.is_dir():
         spec = spec_from_onnx(path)
         return LoadedEngine(OrtEngine(path, options), spec, path, None)
     manifest = check_folder(path)
@@ -44,18 +45,34 @@ def load_engine(path: Path, options: OrtOptions | None = None) -> LoadedEngine:
             "one of " + ", ".join(BACKENDS),
             "update segformer-deploy on this device",
         )
-    (engine_file,) = manifest.engine_files
-    engine = OrtEngine(path / engine_file, options)
+    if len(manifest.engine_files) != 1:
+        raise BackendError(
+            f"{path} holds {len(manifest.engine_files)} engine files that run in order",
+            "one: this version cannot run split networks",
+            "update segformer-deploy on this device",
+        )
+    engine = OrtEngine(path / manifest.engine_files[0], options)
     return LoadedEngine(engine, manifest.spec, path, manifest)
 
 
 def check_folder(path: Path) -> Manifest:
     """The manifest of the engine folder at `path`, once every file in it is what it says."""
+    try:
+        return _checked_folder(path)
+    except OSError as error:
+        raise EngineFolderError(
+            f"{path} cannot be read: {error.strerror or error} ({error.filename})",
+            "a folder whose files this user may read",
+            f"chmod -R u+rX {path}",
+        ) from error
+
+
+def _checked_folder(path: Path) -> Manifest:
     if not path.exists():
         raise EngineFolderError(
             f"{path} does not exist",
             "an engine folder, or an .onnx file from segdeploy export",
-            f"segdeploy build-engine --output {path}",
+            "segdeploy build-engine",
         )
     if not path.is_dir():
         raise EngineFolderError(
@@ -95,4 +112,15 @@ def _check_file(path: Path, record: FileRecord) -> None:
 def engine_folders(root: Path) -> list[Path]:
     """Folders under `root` that hold a manifest, newest first."""
     found = [manifest.parent for manifest in root.glob("*/manifest.json")]
-    return sorted(found, key=lambda folder: folder.stat().st_mtime, reverse=True)
+    return newest_first(found)
+
+
+def newest_first(paths: list[Path]) -> list[Path]:
+    """By time of change; hidden names (what a killed command left behind) are left out."""
+    dated = []
+    for path in paths:
+        # A build that ends at this moment may take a name away under our eyes.
+        with suppress(FileNotFoundError):
+            if not path.name.startswith("."):
+                dated.append((path.stat().st_mtime, path))
+    return [path for _, path in sorted(dated, reverse=True)]

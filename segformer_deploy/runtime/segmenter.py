@@ -112,15 +112,21 @@ class Segmenter:
         """Class map of a frame, or of each frame of a list, which then runs as one batch.
 
         Args:
-            frame: uint8 `[H, W, 3]`, at least 32x32; all frames of a list enter the network at
-                one size, but each may have its own.
+            frame: uint8 `[H, W, 3]`, at least 32x32, and 64x64 once resized by the model's
+                rule. The frames of a list enter the network at one size, each may have its own.
             confidence: also give the winning class's softmax probability, float32 `[H, W]`.
 
         Returns:
             The class map `[H, W]` at the frame's own resolution, uint8 up to 256 classes, int32
             above; a list where a list was given. The arrays are the caller's to keep.
         """
-        single = isinstance(frame, np.ndarray) and frame.ndim == 3
+        if not isinstance(frame, (np.ndarray, list, tuple)):
+            raise FrameError(
+                f"a frame of type {type(frame).__name__}",
+                "a NumPy array, uint8 [height, width, 3], or a list of them",
+                "check that the frame was read: cv2.imread gives None for a missing file",
+            )
+        single = isinstance(frame, np.ndarray) and frame.ndim != 4
         frames: list[Frame] = (
             [cast("Frame", frame)] if single else list(cast("Sequence[Frame]", frame))
         )

@@ -24,7 +24,7 @@ from segformer_deploy.engine.onnx_file import spec_from_onnx
 from segformer_deploy.engine.ort import OrtEngine, OrtOptions, import_onnxruntime
 from segformer_deploy.engine.package import BACKENDS
 from segformer_deploy.engine.session import Array, Engine
-from segformer_deploy.errors import BackendError, VerificationError
+from segformer_deploy.errors import BackendError, OnnxFileError, OutputError, VerificationError
 from segformer_deploy.files import atomic_folder
 from segformer_deploy.runtime.golden import (
     GOLDEN_COUNT,
@@ -102,10 +102,11 @@ def build_engine(
         spec = spec.with_(resize=ResizeRule.stretch_to(options.opt, spec.resize.filter))
     sizes = _size_range(spec, options)
     folder = options.output or Path("build") / f"{onnx.stem}-{spec.precision}"
+    _refuse_to_destroy(folder, onnx)
+    golden_size = _golden_size(spec, sizes)
     with atomic_folder(folder) as temporary:
-        shutil.copyfile(onnx, temporary / ENGINE_FILE)
+        _copy_source(onnx, temporary / ENGINE_FILE)
         say(f"loading {onnx} and segmenting {GOLDEN_COUNT} golden frames")
-        golden_size = spec.resize.size or (sizes.opt if sizes else DEFAULT_GOLDEN_SIZE)
         golden, notes, engine_name = _golden_from_engine(temporary, spec, golden_size)
         files = {
             str(path.relative_to(temporary)): FileRecord.of(path)
@@ -131,6 +132,41 @@ def build_engine(
         )
         (temporary / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")
     return BuildReport(folder, manifest)
+
+
+def _refuse_to_destroy(folder: Path, onnx: Path) -> None:
+    """OutputError where building into `folder` would delete something that is not an engine."""
+    inside = folder.resolve() in onnx.resolve().parents
+    engine = folder.is_dir() and ((folder / MANIFEST_NAME).is_file() or not any(folder.iterdir()))
+    if inside or (folder.exists() and not engine):
+        what = f"holds {onnx}" if inside else "exists and is not an engine folder"
+        raise OutputError(
+            f"{folder} {what}",
+            "a new folder, or an engine folder to replace",
+            "name another folder with --output",
+        )
+
+
+def _copy_source(onnx: Path, target: Path) -> None:
+    # Opened apart, so that a file that cannot be read is not taken for a disk that is full.
+    try:
+        source = onnx.open("rb")
+    except OSError as error:
+        raise OnnxFileError(
+            f"{onnx} cannot be read: {error.strerror}", "a readable file"
+        ) from error
+    with source, target.open("wb") as copy:
+        shutil.copyfileobj(source, copy, 1 << 20)
+
+
+def _golden_size(spec: ModelSpec, sizes: SizeRange | None) -> FrameSize:
+    """A frame size that enters the network as it is, inside the range that was asked for."""
+    size = spec.resize.network_size(
+        spec.resize.size or (sizes.opt if sizes else DEFAULT_GOLDEN_SIZE)
+    )
+    if sizes is not None:
+        sizes.check(size, 1)
+    return size
 
 
 def _size_range(spec: ModelSpec, options: BuildOptions) -> SizeRange | None:

@@ -136,6 +136,24 @@ def test_other_frames_are_refused(bad: np.ndarray) -> None:
             segment(bad)
 
 
+@pytest.mark.parametrize("bad", [None, 5, "frame.png"])
+def test_what_is_no_frame_is_a_frame_error(bad: object) -> None:
+    with Segmenter(FakeEngine(block_means, 3), spec=little_spec()) as segment:
+        with pytest.raises(FrameError, match=type(bad).__name__):
+            segment(bad)  # type: ignore[call-overload]
+
+
+def test_a_user_without_a_home_is_no_error(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", homeless)
+    for _ in range(2):
+        with Segmenter(folder) as segment:
+            assert segment.first_load_agreement == 1.0
+
+
 def test_a_loaded_engine_needs_a_spec() -> None:
     with pytest.raises(SpecError):
         Segmenter(FakeEngine(block_means, 3))
@@ -184,4 +202,4 @@ def test_golden_frames_are_the_same_everywhere() -> None:
     import hashlib
 
     digest = hashlib.sha256(golden.golden_frame(FrameSize(96, 128), 0).tobytes()).hexdigest()
-    assert digest[:16] == "0a73e18c307f7530"
+    assert digest[:16] == "02cb892bdff028ff"

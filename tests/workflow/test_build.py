@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import json
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from segformer_deploy.engine import manifest as manifest_module
 from segformer_deploy.engine.manifest import FileRecord, SizeRange, read_manifest
 from segformer_deploy.engine.package import check_folder, engine_folders, load_engine
 from segformer_deploy.errors import (
@@ -108,7 +110,7 @@ def test_a_failed_build_keeps_the_older_folder(
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(shutil, "copyfile", full)
+    monkeypatch.setattr(shutil, "copyfileobj", full)
     with pytest.raises(OutputError, match="No space left"):
         build_engine(tmp_path / "little.onnx", BuildOptions(output=folder))
     assert check_folder(folder) == before
@@ -194,3 +196,58 @@ def test_newest_folder_first(tmp_path: Path, folder: Path) -> None:
     shutil.copytree(folder, tmp_path / "older")
     os.utime(tmp_path / "older", (1, 1))
     assert engine_folders(tmp_path) == [folder, tmp_path / "older"]
+
+
+# What a build may not destroy, and manifests that someone sealed again ------------------------
+
+
+def test_a_folder_that_is_no_engine_is_never_replaced(tmp_path: Path) -> None:
+    onnx = write_little(tmp_path / "models" / "m.onnx")
+    notes = tmp_path / "notes"
+    notes.mkdir()
+    (notes / "precious.txt").touch()
+    for output in (notes, onnx.parent, tmp_path, onnx):
+        with pytest.raises(OutputError, match=r"not an engine folder|holds"):
+            build_engine(onnx, BuildOptions(output=output))
+    assert (notes / "precious.txt").exists()
+    assert onnx.is_file()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"engine_files": ["../little.onnx"]}, "file name"),
+        ({"engine_files": ["/etc/passwd"]}, "file name"),
+        ({"engine_files": ["other.onnx"]}, "without a hash"),
+        ({"engine_files": []}, "no engine file"),
+        ({"files": []}, "AttributeError"),
+        ({"sizes": {"min": "1x1"}}, "KeyError"),
+        ({"built_with": "\ud800"}, "does not"),
+    ],
+)
+def test_a_manifest_sealed_again_is_still_checked(
+    folder: Path, change: dict[str, object], message: str
+) -> None:
+    path = folder / "manifest.json"
+    data = {**json.loads(path.read_text()), **change}
+    data.pop("seal")
+    if message != "does not":
+        data["seal"] = manifest_module._seal(data)
+    path.write_text(json.dumps(data))
+    with pytest.raises(EngineFolderError, match=message):
+        load_engine(folder)
+
+
+def test_short_side_models_build_inside_their_range(tmp_path: Path) -> None:
+    rule = ResizeRule("short_side", None, 96, 256)
+    onnx = write_little(tmp_path / "m.onnx", little_spec(resize=rule))
+    build_engine(onnx, BuildOptions(output=tmp_path / "free"))
+    Segmenter(tmp_path / "free").close()
+    with pytest.raises(FrameError, match="network size 96x96") as caught:
+        build_engine(onnx, BuildOptions(max=FrameSize(64, 64), output=tmp_path / "small"))
+    assert "--min 64x64 --max 96x96" in caught.value.next_step
+
+
+def test_what_a_killed_command_left_is_not_the_newest(tmp_path: Path, folder: Path) -> None:
+    shutil.copytree(folder, tmp_path / ".engine.aabbccdd.partial.old")
+    assert engine_folders(tmp_path) == [folder]

@@ -15,6 +15,7 @@ from segformer_deploy.workflow import demo as room
 
 def test_demo_makes_every_file_it_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room, "CLIP_FRAMES", 5)
+    monkeypatch.setattr(room, "shipped_file", lambda _: None)
     monkeypatch.setattr(room, "CLIP_SIZE", FrameSize(96, 128))
     said: list[str] = []
     report = room.demo(tmp_path / "demo", None, None, said.append)

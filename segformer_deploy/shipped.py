@@ -1,0 +1,23 @@
+"""The models that come with the package: where their files lie.
+
+A wheel carries them inside the package; a source tree has them under `models/`.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+DEMO_MODEL = "segformer-b0-streets"
+ONNX_FILE = "model.onnx"
+WEIGHTS_FILE = "model.safetensors"
+
+
+def shipped_file(name: str, model: str = DEMO_MODEL) -> Path | None:
+    """The file `name` of a shipped model, or None where this installation has none."""
+    # An editable install has two roots: the source tree, and site-packages for what is built.
+    for root in map(Path, sys.modules["segformer_deploy"].__path__):
+        for folder in (root / "shipped" / model, root.parent / "models" / model):
+            if (folder / name).is_file():
+                return folder / name
+    return None
