@@ -188,6 +188,13 @@ class VideoFile(Source):
         self.notes.append(f"{self.path} is cut off: {count} ({lost / 1e6:.1f} MB) are missing")
 
 
+# A title in an unknown encoding is no reason to refuse a film. From version 19 on PyAV never
+# does, and no longer takes the option.
+_METADATA: dict[str, Any] = (
+    {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
+)
+
+
 def open_media(path: Path) -> Any:
     """An open PyAV container of a local file; MediaError where it is no media file."""
     try:
@@ -196,8 +203,8 @@ def open_media(path: Path) -> Any:
         return av.open(
             f"file:{path}",
             "r",
-            metadata_errors="ignore",
             container_options={"protocol_whitelist": "file"},
+            **_METADATA,
         )
     except (OSError, av.error.FFmpegError) as error:
         reason = error.strerror or type(error).__name__

@@ -21,7 +21,10 @@ def overlay(classes: int, **options: bool) -> Overlay:
 def blend(image: np.ndarray, class_map: np.ndarray, classes: int, opacity: float) -> np.ndarray:
     palette = np.array([*default_palette(classes), (0, 0, 0)], np.float64)[:, ::-1]
     known = (class_map >= 0) & (class_map < classes)
-    return image * (1 - opacity) + palette[np.where(known, class_map, classes)] * opacity
+    return (
+        image * (1 - opacity)
+        + palette[np.where(known, class_map.astype(np.int64), classes)] * opacity
+    )
 
 
 @settings(max_examples=60, deadline=None)
