@@ -6,17 +6,27 @@ BIN := $(VENV)/bin
 # Named first and exactly, so that pip does not look for a newer one (requirements/lock.txt).
 TORCH ?= torch==2.13.0
 
+EDGE ?= .venv-edge
+BUILT := pyproject.toml CMakeLists.txt $(LOCK) $(wildcard segformer_deploy/runtime/kernels/* models/*/model.*)
+
 .PHONY: demo test test-slow check peers clean
 
-$(VENV)/.installed: pyproject.toml CMakeLists.txt $(LOCK) $(wildcard segformer_deploy/runtime/kernels/*)
+# The demo needs the edge side only: no torch, no onnx.
+$(EDGE)/.installed: $(BUILT)
+	$(PYTHON) -m venv $(EDGE)
+	$(EDGE)/bin/python -m pip install --quiet --upgrade pip
+	$(EDGE)/bin/python -m pip install --quiet -c $(LOCK) -e ".[cpu]"
+	touch $@
+
+$(VENV)/.installed: $(BUILT)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -c $(LOCK) "$(TORCH)"
 	$(BIN)/python -m pip install --quiet -c $(LOCK) -e ".[cpu,export,dev]"
 	touch $@
 
-demo: $(VENV)/.installed
-	$(BIN)/segdeploy demo
+demo: $(EDGE)/.installed
+	$(EDGE)/bin/segdeploy demo
 
 test: $(VENV)/.installed check
 	$(BIN)/python -m pytest -q -m "not slow"
@@ -35,4 +45,4 @@ peers: $(VENV)/.installed
 	$(BIN)/python benchmarks/peers.py
 
 clean:
-	rm -rf $(VENV) build demo dist
+	rm -rf $(VENV) $(EDGE) build demo dist

@@ -17,7 +17,8 @@ def shipped_file(name: str, model: str = DEMO_MODEL) -> Path | None:
     """The file `name` of a shipped model, or None where this installation has none."""
     # An editable install has two roots: the source tree, and site-packages for what is built.
     for root in map(Path, sys.modules["segformer_deploy"].__path__):
-        for folder in (root / "shipped" / model, root.parent / "models" / model):
+        # The tree first: an editable install's copy may be older than what lies there.
+        for folder in (root.parent / "models" / model, root / "shipped" / model):
             if (folder / name).is_file():
                 return folder / name
     return None

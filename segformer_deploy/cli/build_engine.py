@@ -20,7 +20,7 @@ from segformer_deploy.cli.common import (
 def command(
     onnx: Annotated[
         Path | None,
-        typer.Argument(metavar="[M.onnx]", help="The newest under build/ if left out."),
+        typer.Argument(metavar="M.onnx", help="The newest under build/ if left out."),
     ] = None,
     backend: Annotated[str, typer.Option(help="Library that will run the engine.")] = "onnxruntime",
     opt: Annotated[

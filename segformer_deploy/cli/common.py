@@ -29,7 +29,7 @@ Arena = Annotated[
 EngineArgument = Annotated[
     Path | None,
     typer.Argument(
-        metavar="[ENGINE]", help="Engine folder or .onnx file; the newest under build/ if left out."
+        metavar="ENGINE", help="Engine folder or .onnx file; the newest under build/ if left out."
     ),
 ]
 Size = Annotated[

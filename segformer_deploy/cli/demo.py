@@ -21,7 +21,7 @@ def command(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")] = Path("demo"),
     json: Json = False,
 ) -> None:
-    """Export, build, benchmark and segment a short video, all into one folder.
+    """Build an engine, benchmark it and segment a street video, all into one folder.
 
     Example:  segdeploy demo --checkpoint nvidia/segformer-b0-finetuned-cityscapes-1024-1024
     """

@@ -35,7 +35,7 @@ def command(
     data = _folder_facts(path) if folder else _onnx_facts(path)
     spec = data.pop("_spec")
     warn_if_random(spec)
-    rows = [[key, _short(value)] for key, value in data.items() if key != "spec"]
+    rows = [[key, _short(value)] for key, value in data.items() if key not in ("spec", "path")]
     table(str(path), ["", "value"], rows)
     say("classes: " + _short(spec.class_names))
     if json:
@@ -102,5 +102,13 @@ def _short(value: Any) -> str:
         text = ", ".join(map(str, value[:20]))
         return text + (f", … ({len(value)})" if len(value) > 20 else "")
     if isinstance(value, dict):
-        return ", ".join(f"{k} {v}" for k, v in value.items())
+        return ", ".join(f"{name} {_border(facts)}" for name, facts in value.items())
     return str(value)
+
+
+def _border(facts: Any) -> str:
+    """A tensor as people write it: ``uint8 [*, *, *, 3]``, a star for a free dimension."""
+    if not isinstance(facts, list):
+        return str(facts)
+    dtype, shape = facts
+    return f"{dtype} [{', '.join('*' if size is None else str(size) for size in shape)}]"

@@ -58,10 +58,10 @@ def command(
 
     if output is None and masks is None:
         raise InputError("nothing to write was named", "--output, --masks or both")
-    path = engine_or_newest(engine)
     with ExitStack() as stack:
         # The source first: a wrong name should not wait for an engine to load.
         frames = stack.enter_context(open_source(source))
+        path = engine_or_newest(engine)
         segment = stack.enter_context(
             Segmenter(path, size=parse_size(size), threads=threads, provider=provider, arena=arena)
         )

@@ -41,7 +41,9 @@ from segformer_deploy.model.checkpoint_hub import (
 )
 from segformer_deploy.model.checkpoint_names import canonical_state, style_of, without_prefix
 from segformer_deploy.model.segformer import Segformer, SegformerConfig
+from segformer_deploy.shipped import DEMO_MODEL, WEIGHTS_FILE, shipped_file
 from segformer_deploy.spec import ModelSpec, Weights
+from segformer_deploy.streets.classes import PALETTE
 
 DEMO = "demo"
 _NEXT = "download the model's folder, or give a .pth file, a folder or a hub id with --checkpoint"
@@ -79,11 +81,7 @@ def load_checkpoint(
         MissingDependencyError: safetensors or huggingface_hub is needed and not installed.
     """
     if source == DEMO:
-        raise CheckpointError(
-            "this version ships no demo weights",
-            "a checkpoint of your own or from the hub",
-            "--checkpoint nvidia/segformer-b0-finetuned-ade-512-512, or --random-weights",
-        )
+        return _demo(variant, classes)
     path = Path(source).expanduser()
     if path.is_dir():
         return _from_folder(path, weight_files(path), _origin(path), variant, classes)
@@ -93,6 +91,20 @@ def load_checkpoint(
         folder = folder_from_hub(source)
         return _from_folder(folder, weight_files(folder), source, variant, classes)
     raise CheckpointError(f"{source} does not exist", "a checkpoint's folder or file", _NEXT)
+
+
+def _demo(variant: str | None, classes: int | None) -> Checkpoint:
+    """The weights that come with the package, trained on generated streets."""
+    weights = shipped_file(WEIGHTS_FILE)
+    if weights is None:
+        raise CheckpointError(
+            "this installation has no demo weights",
+            "a checkpoint of your own or from the hub",
+            "--checkpoint nvidia/segformer-b0-finetuned-ade-512-512, or --random-weights",
+        )
+    loaded = _from_folder(weights.parent, [weights], DEMO_MODEL, variant, classes)
+    shipped = replace(loaded.spec.weights, licence="Apache-2.0")
+    return replace(loaded, spec=loaded.spec.with_(palette=PALETTE, weights=shipped))
 
 
 def model_from_checkpoint(checkpoint: Checkpoint) -> Segformer:

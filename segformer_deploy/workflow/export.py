@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from segformer_deploy.errors import MissingDependencyError, SpecError
 from segformer_deploy.files import write_bytes
+from segformer_deploy.shipped import WEIGHTS_FILE, shipped_file
 from segformer_deploy.spec import (
     FrameSize,
     ModelSpec,
@@ -21,6 +22,7 @@ from segformer_deploy.spec import (
     default_class_names,
     default_palette,
 )
+from segformer_deploy.streets.classes import CLASS_NAMES
 
 if TYPE_CHECKING:
     from segformer_deploy.model.segformer import Segformer
@@ -168,8 +170,23 @@ def _model_from_options(
             say(f"note: {note}")
         return model_from_checkpoint(loaded), spec
     if not options.random_weights:
-        say("no trained weights are shipped with this version: taking random ones")
+        reason = _why_not_demo(options)
+        if reason is None:
+            say("taking the demo weights, trained on generated streets")
+            return _model_from_options(replace(options, checkpoint="demo"), say)
+        say(f"{reason}: taking random weights")
     return _random_model(options)
+
+
+def _why_not_demo(options: ExportOptions) -> str | None:
+    """Why the shipped weights do not serve what was asked for; None where they do."""
+    if shipped_file(WEIGHTS_FILE) is None:
+        return "this installation has no demo weights"
+    if options.variant not in (None, "b0"):
+        return f"the demo weights are b0's, not {options.variant}'s"
+    if options.classes not in (None, len(CLASS_NAMES)):
+        return f"the demo weights have {len(CLASS_NAMES)} classes, not {options.classes}"
+    return None
 
 
 def _random_model(options: ExportOptions) -> tuple[Segformer, ModelSpec]:

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from segformer_deploy.errors import CheckpointError
+from segformer_deploy.model import checkpoint
 from segformer_deploy.model.checkpoint import load_checkpoint
 from segformer_deploy.model.checkpoint_config import config_from_shapes, fitted_state
 from segformer_deploy.model.checkpoint_names import canonical_state
@@ -74,7 +75,8 @@ def change_config(folder: Path, **changes: object) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
-def test_the_demo_weights_do_not_exist_yet():
+def test_an_installation_without_demo_weights_says_so(monkeypatch):
+    monkeypatch.setattr(checkpoint, "shipped_file", lambda _: None)
     assert "no demo weights" in refusal("demo").found
 
 
