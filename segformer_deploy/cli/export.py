@@ -16,7 +16,10 @@ def command(
     ] = None,
     checkpoint: Annotated[
         str | None,
-        typer.Option(metavar="FOLDER|FILE|HUB-ID|demo", help="Weights; random if not given."),
+        typer.Option(
+            metavar="FOLDER|FILE|HUB-ID|demo",
+            help="Weights; the demo model's, else random ones, if not given.",
+        ),
     ] = None,
     classes: Annotated[int | None, typer.Option(help="Number of classes.")] = None,
     random_weights: Annotated[
