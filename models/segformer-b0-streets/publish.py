@@ -95,7 +95,7 @@ def write_card(state: dict[str, object], score: dict[str, object]) -> None:
         f"frames = {state['next_seed']}",
         f"steps = {state['step']}",
         f"minutes = {float(str(state['trained_s'])) / 60:.1f}",
-        "seed = 0",
+        f"seed = {state['seed']}",
         f'train_py_sha256 = "{recipe}"',
         "",
         "[files]",

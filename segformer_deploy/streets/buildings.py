@@ -15,7 +15,7 @@ from segformer_deploy.streets.thing import flat_box
 
 Box = tuple[float, float, float, float]
 STOREY = 3.1
-FENCE_VIEW = 50.0
+FENCE_VIEW = 32.0
 """Metres, beyond which a fence is a line of a few pixels."""
 
 

@@ -66,7 +66,7 @@ class Car:
     def draw(self, canvas: Canvas) -> None:
         camera, body = canvas.camera, self.body
         _, _, scale = camera.stand(self.x, 0, self.z)
-        if not scale or not large_enough(canvas, body.height, scale, 17):
+        if not scale or not large_enough(canvas, body.height, scale, 24):
             return
         brush = canvas.brush(CAR, camera.focal / scale)
         half = body.width / 2

@@ -50,7 +50,7 @@ class Tree:
     def draw(self, canvas: Canvas) -> None:
         origin = canvas.camera.stand(self.x, 0, self.z)
         u, v, scale = origin
-        if not scale or not large_enough(canvas, self.radius, scale, 9):
+        if not scale or not large_enough(canvas, self.radius, scale, 12):
             return
         margin = self.radius * scale * 1.5
         if u < -margin or u > canvas.camera.size.width + margin:
@@ -140,7 +140,7 @@ class Pole:
 
     def draw(self, canvas: Canvas) -> None:
         origin = canvas.camera.stand(self.x, 0, self.z)
-        if not origin[2] or not large_enough(canvas, self.width, origin[2], 5.5):
+        if not origin[2] or not large_enough(canvas, self.width, origin[2], 6.5):
             return
         brush = canvas.brush(POLE, canvas.camera.focal / origin[2])
         draw_post(brush, origin, 0, self.width, self.height, self.colour)
@@ -231,7 +231,7 @@ class Sign:
 
     def draw(self, canvas: Canvas) -> None:
         origin = canvas.camera.stand(self.x, 0, self.z)
-        if not origin[2] or not large_enough(canvas, self.half, origin[2], 8):
+        if not origin[2] or not large_enough(canvas, self.half, origin[2], 10):
             return
         depth = canvas.camera.focal / origin[2]
         post = canvas.brush(POLE, depth)

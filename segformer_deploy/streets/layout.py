@@ -115,12 +115,12 @@ class Layout:
             speed = way * (1.25 + 0.15 * stream)
             for place in _places(z + 1.5 - speed * time_s, z + _PEOPLE_VIEW - speed * time_s, 4.5):
                 dice = self._row(_WALK, side, stream).at(place)
-                if not dice.chance(0.5):
+                if not dice.chance(0.36):
                     continue
                 at = (place + dice.between(0.1, 0.9)) * 4.5 + speed * time_s
                 x = side * (street.half + 1.0 + (0.3 + 0.4 * stream) * (wide - 1.1))
                 stride = dice.between(0, 6) + time_s * 5.5
-                pair = dice.chance(0.25)
+                pair = dice.chance(0.15)
                 yield Pedestrian(x, at, stride, 0, clothes_from_dice(dice), way > 0)
                 if pair:
                     friend = clothes_from_dice(dice)
@@ -134,7 +134,7 @@ class Layout:
         x = side * (street.half - street.parking - street.cycle / 2)
         for place in _places(z + 2.2 - speed * time_s, z + _PEOPLE_VIEW - speed * time_s, 6.0):
             dice = self._row(_RIDE, side).at(place)
-            if not dice.chance(0.62):
+            if not dice.chance(0.45):
                 continue
             at = (place + dice.between(0.15, 0.85)) * 6.0 + speed * time_s
             stride = dice.between(0, 6) + time_s * 6
@@ -161,7 +161,7 @@ class Layout:
         street = self.street
         every = street.crossing_every
         for place in _places(z + 4.5, z + _PEOPLE_VIEW, every):
-            for number in range(4):
+            for number in range(3):
                 dice = self._row(_CROSS).at(4 * place + number)
                 way = dice.pick((-1, 1))
                 rides = dice.chance(0.4)

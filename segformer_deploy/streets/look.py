@@ -60,7 +60,7 @@ def look_from_dice(dice: Dice) -> Look:
         hour=hour,
         tint=tint,
         haze=blended(low, cloud, 0.3),
-        visibility=dice.pick((45.0, 90.0, 160.0, 260.0, 400.0)),
+        visibility=dice.pick((75.0, 110.0, 160.0, 260.0, 400.0)),
         sky_top=top,
         sky_low=low,
         cloud=cloud,

@@ -16,7 +16,7 @@ from segformer_deploy.streets.thing import flat_disc, large_enough
 
 Outline = list[tuple[float, float]]
 Origin = tuple[float, float, float]
-SMALLEST = 38
+SMALLEST = 52
 """Pixels of height in a 512x512 picture below which nobody is drawn."""
 
 
