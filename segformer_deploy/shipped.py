@@ -16,9 +16,8 @@ WEIGHTS_FILE = "model.safetensors"
 def shipped_file(name: str, model: str = DEMO_MODEL) -> Path | None:
     """The file `name` of a shipped model, or None where this installation has none."""
     # An editable install has two roots: the source tree, and site-packages for what is built.
-    for root in map(Path, sys.modules["segformer_deploy"].__path__):
-        # The tree first: an editable install's copy may be older than what lies there.
-        for folder in (root.parent / "models" / model, root / "shipped" / model):
-            if (folder / name).is_file():
-                return folder / name
-    return None
+    roots = [Path(root) for root in sys.modules["segformer_deploy"].__path__]
+    # The trees first: an editable install's copy may be older than what lies there.
+    folders = [root.parent / "models" / model for root in roots]
+    folders += [root / "shipped" / model for root in roots]
+    return next((folder / name for folder in folders if (folder / name).is_file()), None)

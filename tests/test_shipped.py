@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 
+import segformer_deploy
 from segformer_deploy.bench.accuracy import ConfusionMatrix
 from segformer_deploy.engine.onnx_file import spec_from_onnx
 from segformer_deploy.files import sha256_of_file
@@ -27,6 +28,20 @@ def file(name: str) -> Path:
     found = shipped_file(name)
     assert found is not None, name
     return found
+
+
+def test_a_copy_in_site_packages_does_not_hide_a_newer_tree(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built, tree = tmp_path / "site-packages" / "segformer_deploy", tmp_path / "segformer_deploy"
+    old, new = built / "shipped" / "m" / "card.toml", tmp_path / "models" / "m" / "card.toml"
+    for path in (old, new):
+        path.parent.mkdir(parents=True)
+        path.touch()
+    monkeypatch.setattr(segformer_deploy, "__path__", [str(built), str(tree)])
+    assert shipped_file("card.toml", "m") == new
+    new.unlink()
+    assert shipped_file("card.toml", "m") == old
 
 
 def test_the_card_names_the_files_that_lie_beside_it() -> None:
@@ -79,4 +94,4 @@ def test_masks_follow_the_street() -> None:
             image, label = street_frame(seed, FrameSize(512, 512))
             matrix.update(segment(image), label, np.ones(label.shape, bool))
     assert matrix.miou is not None
-    assert matrix.miou > 0.5
+    assert matrix.miou > 0.8

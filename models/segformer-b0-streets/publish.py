@@ -15,6 +15,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -29,13 +30,18 @@ HERE = Path(__file__).resolve().parent
 SIDE = 512
 
 
-def write_weights(state: dict[str, torch.Tensor]) -> None:
+PROGRESS = ("step", "trained_s", "next_seed", "seed")
+"""What `train.py --start-from` needs to go on from these weights."""
+
+
+def write_weights(state: dict[str, Any]) -> None:
     """Matrices in FP16, the small rest in FP32; the loader widens them again."""
     saved = {
         name: value.half().contiguous() if value.ndim > 1 else value.contiguous()
-        for name, value in state.items()
+        for name, value in state["average"].items()
     }
-    save_file(saved, HERE / "model.safetensors", {"format": "pt"})
+    progress = json.dumps({name: state[name] for name in PROGRESS})
+    save_file(saved, HERE / "model.safetensors", {"format": "pt", "progress": progress})
 
 
 def write_configs() -> None:
@@ -121,7 +127,7 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=200)
     options = parser.parse_args()
     state = torch.load(options.state, weights_only=True)
-    write_weights(state["average"])
+    write_weights(state)
     write_configs()
     export_onnx(ExportOptions(checkpoint="demo", output=HERE / "model.onnx"), print)
     done = subprocess.run(

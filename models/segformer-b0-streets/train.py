@@ -10,7 +10,8 @@ its commuted form (projections before upsampling): the same function, fewer oper
 
 The schedule runs over the minutes of training, not over steps, so that it ends on a machine of
 any speed; `--minutes` larger than before continues a finished run from its saved state, and
-`--start-from model.safetensors` begins a new one from published weights.
+`--start-from model.safetensors` continues one from its published weights, which carry how far
+they came (only the optimiser and the average begin anew).
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ import cv2
 import numpy as np
 import torch
 from evaluate import FIRST_SEED, score
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -44,6 +46,8 @@ WEIGHT_DECAY = 0.01
 WARM_UP_STEPS = 150
 AVERAGE = 0.998
 WORKERS = 2
+LONGEST_STEP_S = 10.0
+"""A step counts at most this long: a machine put to sleep does not use up the schedule."""
 
 
 @dataclass(frozen=True)
@@ -178,13 +182,13 @@ class Run:
         self.path = folder / "state.pt"
         self.seed = seed
         self.model = random_segformer(config_for("b0", len(CLASS_NAMES)), seed)
+        self.step, self.trained_s, self.next_seed = 0, 0.0, 0
         if start_from is not None:
-            wide = {k: v.to(torch.float32) for k, v in load_file(start_from).items()}
-            self.model.load_state_dict(wide)
+            self._start_from(start_from)
         self.network = Commuted(self.model)
         self.average = {k: v.clone() for k, v in self.model.state_dict().items()}
         self.optimiser = torch.optim.AdamW(self._groups(), LEARNING_RATE)
-        self.step, self.trained_s, self.next_seed = 0, 0.0, 0
+        self.cold_steps = self.step
         if self.path.is_file():
             state = torch.load(self.path, weights_only=True)
             self.model.load_state_dict(state["model"])
@@ -193,6 +197,15 @@ class Run:
             self.step, self.trained_s = state["step"], state["trained_s"]
             self.next_seed = state["next_seed"]
             self.seed = state["seed"]
+            self.cold_steps = state["cold_steps"]
+
+    def _start_from(self, path: Path) -> None:
+        with safe_open(path, "pt") as file:
+            wide = {name: file.get_tensor(name).to(torch.float32) for name in file.keys()}  # noqa: SIM118
+            progress = json.loads(file.metadata()["progress"])
+        self.model.load_state_dict(wide)
+        self.step, self.trained_s = progress["step"], progress["trained_s"]
+        self.next_seed, self.seed = progress["next_seed"], progress["seed"]
 
     def _groups(self) -> list[dict[str, Any]]:
         decayed = [p for p in self.model.parameters() if p.ndim > 1]
@@ -211,13 +224,14 @@ class Run:
             "step": self.step,
             "trained_s": self.trained_s,
             "next_seed": self.next_seed,
+            "cold_steps": self.cold_steps,
         }
         aside = self.path.with_suffix(".partial")
         torch.save(state, aside)
         aside.replace(self.path)
 
     def advance(self, image: Tensor, label: Tensor, weights: Tensor, share: float) -> float:
-        warm = min(1.0, (self.step + 1) / WARM_UP_STEPS)
+        warm = min(1.0, (self.step - self.cold_steps + 1) / WARM_UP_STEPS)
         for group in self.optimiser.param_groups:
             group["lr"] = LEARNING_RATE * warm * max(0.0, 1.0 - share)
         self.network.train()
@@ -250,7 +264,7 @@ def train(folder: Path, minutes: float, seed: int, start_from: Path | None) -> N
             start = time.monotonic()
             image, label = batches.take(phase)
             losses.append(run.advance(image, label, weights, share))
-            run.trained_s += time.monotonic() - start
+            run.trained_s += min(time.monotonic() - start, LONGEST_STEP_S)
             run.next_seed = batches.seed
             if run.step % 50 == 0:
                 mean = sum(losses) / len(losses)
