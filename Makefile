@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 
 EDGE ?= .venv-edge
-BUILT := pyproject.toml CMakeLists.txt $(LOCK) $(wildcard segformer_deploy/runtime/kernels/* models/*/model.*)
+BUILT := pyproject.toml CMakeLists.txt $(LOCK) $(wildcard segformer_deploy/*/kernels/* segformer_deploy/engine/native/kernels/* models/*/model.*)
 
 .PHONY: demo test test-slow check peers clean
 

@@ -14,11 +14,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from segformer_deploy.errors import SegdeployError
+from segformer_deploy.version import __version__
 
 if TYPE_CHECKING:
     from segformer_deploy.runtime.segmenter import Segmenter
 
-__version__ = "0.1.0"
 __all__ = ["SegdeployError", "Segmenter", "__version__"]
 
 

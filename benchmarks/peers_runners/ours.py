@@ -26,11 +26,11 @@ class Ours:
         return class_map, {stage: float(stages[stage]) for stage in STAGES}
 
     def logits(self) -> Any | None:
-        from segformer_deploy.engine.ort import OrtOptions
+        from segformer_deploy.engine.backend import EngineOptions
         from segformer_deploy.engine.package import load_engine
         from segformer_deploy.runtime.preprocess import prepare
 
-        options = OrtOptions(threads=self._job.threads)
+        options = EngineOptions(threads=self._job.threads)
         engine = load_engine(self._job.engine, options).engine
         rule = self._segmenter.spec.resize
         session = engine.session()

@@ -8,6 +8,7 @@ import typer
 
 from segformer_deploy.cli.common import (
     Arena,
+    Backend,
     EngineArgument,
     Json,
     Provider,
@@ -15,11 +16,11 @@ from segformer_deploy.cli.common import (
     Threads,
     emit,
     engine_or_newest,
+    introduce,
     parse_size,
     progress,
     say,
     table,
-    warn_if_random,
 )
 
 
@@ -34,6 +35,7 @@ def command(
     seconds: Annotated[float | None, typer.Option(help="Measure for this long.")] = None,
     warmup: Annotated[int, typer.Option(min=0, help="Runs before the first sample.")] = 3,
     threads: Threads = None,
+    backend: Backend = "auto",
     provider: Provider = "cpu",
     arena: Arena = True,
     json: Json = False,
@@ -51,9 +53,14 @@ def command(
 
     path = engine_or_newest(engine)
     with Segmenter(
-        path, size=parse_size(size), threads=threads, provider=provider, arena=arena
+        path,
+        size=parse_size(size),
+        threads=threads,
+        backend=backend,
+        provider=provider,
+        arena=arena,
     ) as segment:
-        warn_if_random(segment.spec)
+        introduce(segment)
         own = parse_size(size) or segment.spec.resize.size or FrameSize(360, 480)
         frame_size = parse_size(frame) or own
         network = segment.network_size(frame_size)

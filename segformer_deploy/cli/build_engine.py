@@ -22,7 +22,10 @@ def command(
         Path | None,
         typer.Argument(metavar="M.onnx", help="The newest under build/ if left out."),
     ] = None,
-    backend: Annotated[str, typer.Option(help="Library that will run the engine.")] = "onnxruntime",
+    backend: Annotated[
+        str,
+        typer.Option(help="native, onnxruntime, or auto: native where it can run the graph."),
+    ] = "auto",
     opt: Annotated[
         str | None, typer.Option(metavar="HxW", help="Network size: frames are stretched to it.")
     ] = None,

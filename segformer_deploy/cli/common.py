@@ -14,6 +14,7 @@ import typer
 from segformer_deploy.errors import InputError, SegdeployError
 
 if TYPE_CHECKING:
+    from segformer_deploy.runtime.segmenter import Segmenter
     from segformer_deploy.spec import FrameSize, ModelSpec
 
 BUILD = Path("build")
@@ -23,6 +24,9 @@ Threads = Annotated[
     int | None, typer.Option(min=1, help="Threads; all cores of this process if not given.")
 ]
 Provider = Annotated[str, typer.Option(help="ONNX Runtime provider: cpu, cuda or tensorrt.")]
+Backend = Annotated[
+    str, typer.Option(help="native, onnxruntime, or auto: what the engine was built for.")
+]
 Arena = Annotated[
     bool, typer.Option("--arena/--no-arena", help="Keep freed memory: faster, larger.")
 ]
@@ -104,6 +108,13 @@ def warn_if_random(spec: ModelSpec) -> None:
     """Random weights are said by every command that meets them."""
     if spec.weights.random:
         say("WARNING: the weights are random: speed and memory are real, masks mean nothing")
+
+
+def introduce(segment: Segmenter) -> None:
+    """What a user ought to know of the engine that was loaded, before its first frame."""
+    warn_if_random(segment.spec)
+    if segment.note:
+        say(f"note: {segment.note}")
 
 
 @contextmanager

@@ -8,14 +8,15 @@ from typing import Annotated
 import typer
 
 from segformer_deploy.cli.common import (
+    Backend,
     Json,
     Provider,
     Threads,
     emit,
+    introduce,
     progress,
     say,
     table,
-    warn_if_random,
 )
 
 
@@ -24,6 +25,7 @@ def command(
     b: Annotated[Path, typer.Argument(help="Engine folder or .onnx file to hold against it.")],
     images: Annotated[Path, typer.Option(help="Folder of frames.")],
     threads: Threads = None,
+    backend: Backend = "auto",
     provider: Provider = "cpu",
     json: Json = False,
 ) -> None:
@@ -37,10 +39,12 @@ def command(
 
     files = list_images(images)
     with (
-        Segmenter(a, threads=threads, provider=provider) as first,
-        Segmenter(b, threads=threads, provider=provider) as second,
+        Segmenter(a, threads=threads, backend=backend, provider=provider) as first,
+        Segmenter(b, threads=threads, backend=backend, provider=provider) as second,
     ):
-        warn_if_random(first.spec)
+        introduce(first)
+        if second.note and second.note != first.note:
+            say(f"note: {second.note}")
         with progress("comparing", len(files)) as advance:
             report = compare(first, second, files, on_image=advance)
     result = {"a": str(a), "b": str(b), **report.to_dict()}

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from segformer_deploy.cli.common import (
+    Backend,
     EngineArgument,
     Json,
     Provider,
@@ -15,11 +16,11 @@ from segformer_deploy.cli.common import (
     Threads,
     emit,
     engine_or_newest,
+    introduce,
     parse_size,
     progress,
     say,
     table,
-    warn_if_random,
 )
 
 
@@ -36,6 +37,7 @@ def command(
         bool, typer.Option("--boundary/--no-boundary", help="Boundary F-score too.")
     ] = True,
     threads: Threads = None,
+    backend: Backend = "auto",
     provider: Provider = "cpu",
     json: Json = False,
 ) -> None:
@@ -49,8 +51,10 @@ def command(
 
     path = engine_or_newest(engine)
     pairs = pair_files(images, labels)
-    with Segmenter(path, size=parse_size(size), threads=threads, provider=provider) as segment:
-        warn_if_random(segment.spec)
+    with Segmenter(
+        path, size=parse_size(size), threads=threads, backend=backend, provider=provider
+    ) as segment:
+        introduce(segment)
         with progress("evaluating", len(pairs)) as advance:
             report = evaluate(
                 segment, segment.spec, pairs, ignore=ignore, boundary=boundary, on_image=advance

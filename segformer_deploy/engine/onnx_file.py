@@ -8,10 +8,16 @@ fields 1, 2, 7, 8, 14), so this walks over them and skips the weights unread.
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from segformer_deploy.engine.protobuf import (
+    MalformedError,
+    as_message,
+    as_number,
+    as_text,
+    fields,
+)
 from segformer_deploy.engine.session import TensorInfo
 from segformer_deploy.errors import OnnxFileError, SpecError
 from segformer_deploy.spec import METADATA_KEY, ModelSpec
@@ -19,8 +25,6 @@ from segformer_deploy.spec import METADATA_KEY, ModelSpec
 # onnx.proto, TensorProto.DataType: the types our graphs have at their borders.
 _DTYPES = {1: "float32", 2: "uint8", 3: "int8", 6: "int32", 7: "int64", 10: "float16"}
 _EXPORT_AGAIN = "make it with: segdeploy export --variant b0 (or --checkpoint FOLDER)"
-
-Value = int | memoryview
 
 
 @dataclass(frozen=True)
@@ -34,10 +38,6 @@ class OnnxHeader:
     outputs: tuple[TensorInfo, ...]
     node_count: int
     metadata: dict[str, str]
-
-
-class _MalformedError(Exception):
-    """The bytes are not a protobuf message, or end too early."""
 
 
 def read_onnx_header(path: Path) -> OnnxHeader:
@@ -59,7 +59,7 @@ def read_onnx_header(path: Path) -> OnnxHeader:
         raise OnnxFileError(
             f"{path} cannot be read: {error.strerror}", "a readable file"
         ) from error
-    except (_MalformedError, UnicodeDecodeError) as error:
+    except (MalformedError, UnicodeDecodeError) as error:
         raise OnnxFileError(
             f"{path} is cut off or is not an ONNX file ({error})",
             "a complete ONNX file",
@@ -103,110 +103,55 @@ def spec_from_onnx(path: Path) -> ModelSpec:
     return spec
 
 
-def _varint(data: memoryview, at: int) -> tuple[int, int]:
-    result = shift = 0
-    while True:
-        if at >= len(data):
-            raise _MalformedError("it ends inside a number")
-        byte = data[at]
-        at += 1
-        result |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return result, at
-        shift += 7
-        if shift > 63:
-            raise _MalformedError("a number longer than 64 bits")
-
-
-def _fields(data: memoryview) -> Iterator[tuple[int, Value]]:
-    """(field number, value) of each field; nested messages and strings as views of the bytes."""
-    at = 0
-    while at < len(data):
-        key, at = _varint(data, at)
-        kind = key & 7
-        if key >> 3 == 0:
-            raise _MalformedError("a field with number 0")
-        if kind == 0:
-            value, at = _varint(data, at)
-            yield key >> 3, value
-            continue
-        if kind == 2:
-            size, at = _varint(data, at)
-        elif kind in (1, 5):
-            size = 8 if kind == 1 else 4
-        else:
-            raise _MalformedError(f"a field of unknown kind {kind}")
-        if at + size > len(data):
-            raise _MalformedError(f"a field of {size} bytes, {len(data) - at} are left")
-        yield key >> 3, data[at : at + size]
-        at += size
-
-
-def _text(value: Value) -> str:
-    return bytes(_message(value)).decode("utf-8")
-
-
-def _message(value: Value) -> memoryview:
-    if isinstance(value, int):
-        raise _MalformedError("a number where a message is due")
-    return value
-
-
-def _number(value: Value) -> int:
-    if not isinstance(value, int):
-        raise _MalformedError("a message where a number is due")
-    return value
-
-
 def _header_from_model(data: memoryview) -> OnnxHeader:
     ir_version = opset = nodes = 0
     producer = ""
     metadata: dict[str, str] = {}
     inputs: list[TensorInfo] = []
     outputs: list[TensorInfo] = []
-    for number, value in _fields(data):
+    for number, value in fields(data):
         if number == 1:
-            ir_version = _number(value)
+            ir_version = as_number(value)
         elif number == 2:
-            producer = _text(value)
+            producer = as_text(value)
         elif number == 7:
-            for inner, part in _fields(_message(value)):
+            for inner, part in fields(as_message(value)):
                 nodes += inner == 1
                 if inner in (11, 12):
-                    (inputs if inner == 11 else outputs).append(_tensor_info(_message(part)))
+                    (inputs if inner == 11 else outputs).append(_tensor_info(as_message(part)))
         elif number == 8:
-            domain, version = _opset(_message(value))
+            domain, version = _opset(as_message(value))
             opset = version if domain in ("", "ai.onnx") else opset
         elif number == 14:
-            pair = {inner: _text(part) for inner, part in _fields(_message(value))}
+            pair = {inner: as_text(part) for inner, part in fields(as_message(value))}
             metadata[pair.get(1, "")] = pair.get(2, "")
     return OnnxHeader(ir_version, producer, opset, tuple(inputs), tuple(outputs), nodes, metadata)
 
 
 def _opset(data: memoryview) -> tuple[str, int]:
     domain, version = "", 0
-    for number, value in _fields(data):
+    for number, value in fields(data):
         if number == 1:
-            domain = _text(value)
+            domain = as_text(value)
         elif number == 2:
-            version = _number(value)
+            version = as_number(value)
     return domain, version
 
 
 def _first(data: memoryview, wanted: int) -> memoryview:
-    for number, value in _fields(data):
+    for number, value in fields(data):
         if number == wanted:
-            return _message(value)
+            return as_message(value)
     return data[:0]
 
 
 def _tensor_info(data: memoryview) -> TensorInfo:
     name = bytes(_first(data, 1)).decode("utf-8")
     tensor = _first(_first(data, 2), 1)
-    dtype = next((_number(v) for n, v in _fields(tensor) if n == 1), 0)
+    dtype = next((as_number(v) for n, v in fields(tensor) if n == 1), 0)
     shape: list[int | None] = []
-    for number, dim in _fields(_first(tensor, 2)):
+    for number, dim in fields(_first(tensor, 2)):
         if number == 1:
-            sizes = [_number(v) for n, v in _fields(_message(dim)) if n == 1]
+            sizes = [as_number(v) for n, v in fields(as_message(dim)) if n == 1]
             shape.append(sizes[0] if sizes else None)
     return TensorInfo(name, _DTYPES.get(dtype, f"onnx type {dtype}"), tuple(shape))

@@ -15,6 +15,7 @@ from segformer_deploy.engine.session import (
     Arrays,
     Shape,
     TensorInfo,
+    checked_image,
     network_output_shapes,
 )
 from segformer_deploy.errors import (
@@ -150,7 +151,7 @@ class OrtSession:
     def run(self, arrays: Arrays) -> dict[str, Array]:
         if self._session is None:
             raise RunError("a closed session was run", "an open one")
-        image = _checked_image(arrays)
+        image = checked_image(arrays)
         self._bind(image)
         try:
             self._session.run_with_iobinding(self._binding)
@@ -181,14 +182,6 @@ class OrtSession:
     def close(self) -> None:
         self._session = None
         self._buffers = {}
-
-
-def _checked_image(arrays: Arrays) -> Array:
-    image = arrays.get("image")
-    if image is None or image.dtype != np.uint8 or image.ndim != 4 or image.shape[3] != 3:
-        found = "nothing" if image is None else f"{image.dtype} {image.shape}"
-        raise RunError(f"the input 'image' is {found}", "uint8 [batch, height, width, 3]")
-    return np.ascontiguousarray(image)
 
 
 def _info(node: Any) -> TensorInfo:

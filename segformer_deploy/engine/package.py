@@ -7,37 +7,45 @@ any library sees a byte of it.
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from segformer_deploy.engine.backend import AUTO, BACKENDS, EngineOptions, engine_from_onnx
 from segformer_deploy.engine.manifest import FileRecord, Manifest, read_manifest
 from segformer_deploy.engine.onnx_file import spec_from_onnx
-from segformer_deploy.engine.ort import OrtEngine, OrtOptions
 from segformer_deploy.engine.session import Engine
 from segformer_deploy.errors import BackendError, EngineFolderError
 from segformer_deploy.spec import ModelSpec
 
-BACKENDS = ("onnxruntime",)
-
 
 @dataclass(frozen=True)
 class LoadedEngine:
-    """An engine with what is known of it; `manifest` is None for a bare ONNX file."""
+    """An engine with what is known of it.
+
+    Attributes:
+        manifest: None for a bare ONNX file.
+        note: why another backend than the first choice was taken, where one was.
+    """
 
     engine: Engine
     spec: ModelSpec
     path: Path
     manifest: Manifest | None
+    note: str | None = None
 
 
-def load_engine(path: Path, options: OrtOptions | None = None) -> LoadedEngine:
+def load_engine(path: Path, options: EngineOptions | None = None) -> LoadedEngine:
     """Load an engine folder, or an ONNX file of ours as it is.
+
+    A folder runs on the backend that it was built for, unless the options name another.
 
     Raises EngineFolderError, OnnxFileError or BackendError, each naming the next step.
     """
+    options = options or EngineOptions()
     if path.suffix == ".onnx" and not path.is_dir():
         spec = spec_from_onnx(path)
-        return LoadedEngine(OrtEngine(path, options), spec, path, None)
+        chosen = engine_from_onnx(path, options)
+        return LoadedEngine(chosen.engine, spec, path, None, chosen.note)
     manifest = check_folder(path)
     if manifest.backend not in BACKENDS:
         raise BackendError(
@@ -51,8 +59,10 @@ def load_engine(path: Path, options: OrtOptions | None = None) -> LoadedEngine:
             "one: this version cannot run split networks",
             "update segformer-deploy on this device",
         )
-    engine = OrtEngine(path / manifest.engine_files[0], options)
-    return LoadedEngine(engine, manifest.spec, path, manifest)
+    if options.backend == AUTO and options.provider == "cpu":
+        options = replace(options, backend=manifest.backend)
+    chosen = engine_from_onnx(path / manifest.engine_files[0], options)
+    return LoadedEngine(chosen.engine, manifest.spec, path, manifest, chosen.note)
 
 
 def check_folder(path: Path) -> Manifest:

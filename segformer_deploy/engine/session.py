@@ -83,6 +83,15 @@ def network_output_shapes(outputs: tuple[TensorInfo, ...], image_shape: Shape) -
     return shapes
 
 
+def checked_image(arrays: Arrays) -> Array:
+    """The input ``image`` in one piece of memory; RunError where it is not such an input."""
+    image = arrays.get("image")
+    if image is None or image.dtype != np.uint8 or image.ndim != 4 or image.shape[3] != 3:
+        found = "nothing" if image is None else f"{image.dtype} {image.shape}"
+        raise RunError(f"the input 'image' is {found}", "uint8 [batch, height, width, 3]")
+    return np.ascontiguousarray(image)
+
+
 class FakeEngine:
     """An engine without a network: `answer(image)` computes the output. For tests.
 

@@ -17,9 +17,9 @@ from typing import Literal, cast, overload
 import numpy as np
 import numpy.typing as npt
 
+from segformer_deploy.engine.backend import AUTO, EngineOptions
 from segformer_deploy.engine.cores import usable_cores
 from segformer_deploy.engine.manifest import Manifest
-from segformer_deploy.engine.ort import OrtOptions
 from segformer_deploy.engine.package import load_engine
 from segformer_deploy.engine.session import Array, Engine
 from segformer_deploy.errors import FrameError, RunError, SpecError
@@ -41,6 +41,8 @@ class Segmenter:
         size: network size to use instead of the model's own resize rule.
         pixel_format: channel order of the frames, ``bgr`` or ``rgb``.
         threads: for the network and for our own kernels; None takes all cores of this process.
+        backend: ``native``, ``onnxruntime``, or ``auto``: what the folder was built for; of an
+            ONNX file native, where it can run it, else onnxruntime (`note` says why).
         provider: ONNX Runtime's, ``cpu``, ``cuda`` or ``tensorrt``.
         arena: ONNX Runtime's memory arena: a little faster, noticeably larger.
 
@@ -56,16 +58,19 @@ class Segmenter:
         size: FrameSize | None = None,
         pixel_format: PixelFormat = "bgr",
         threads: int | None = None,
+        backend: str = AUTO,
         provider: str = "cpu",
         arena: bool = True,
     ) -> None:
         self.threads = threads or usable_cores()
         self._owned: Engine | None = None
         self._manifest: Manifest | None = None
+        self.note: str | None = None
         if isinstance(engine, (str, Path)):
-            options = OrtOptions(provider=provider, threads=self.threads, arena=arena)
+            options = EngineOptions(backend, provider, self.threads, arena)
             loaded = load_engine(Path(engine), options)
             self._owned, self._manifest = loaded.engine, loaded.manifest
+            self.note = loaded.note
             spec = spec or loaded.spec
             engine, folder = loaded.engine, loaded.path
         elif spec is None:

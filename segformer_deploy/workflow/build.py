@@ -14,6 +14,13 @@ from typing import Any
 import numpy as np
 
 from segformer_deploy import __version__
+from segformer_deploy.engine.backend import (
+    AUTO,
+    NATIVE,
+    ChosenEngine,
+    EngineOptions,
+    engine_from_onnx,
+)
 from segformer_deploy.engine.manifest import (
     MANIFEST_NAME,
     FileRecord,
@@ -21,10 +28,9 @@ from segformer_deploy.engine.manifest import (
     SizeRange,
 )
 from segformer_deploy.engine.onnx_file import spec_from_onnx
-from segformer_deploy.engine.ort import OrtEngine, OrtOptions, import_onnxruntime
-from segformer_deploy.engine.package import BACKENDS
+from segformer_deploy.engine.ort import import_onnxruntime
 from segformer_deploy.engine.session import Array, Engine
-from segformer_deploy.errors import BackendError, OnnxFileError, OutputError, VerificationError
+from segformer_deploy.errors import OnnxFileError, OutputError, VerificationError
 from segformer_deploy.files import atomic_folder
 from segformer_deploy.runtime.golden import (
     GOLDEN_COUNT,
@@ -35,6 +41,7 @@ from segformer_deploy.runtime.golden import (
 from segformer_deploy.runtime.preprocess import prepare
 from segformer_deploy.runtime.segmenter import Segmenter
 from segformer_deploy.spec import SMALLEST_NETWORK_SIDE, FrameSize, ModelSpec, ResizeRule
+from segformer_deploy.workflow.second_opinion import Opinion, second_opinion
 
 ENGINE_FILE = "model.onnx"
 GOLDEN_FOLDER = "golden"
@@ -47,14 +54,15 @@ class BuildOptions:
     """What `segdeploy build-engine` was asked for.
 
     Attributes:
-        backend: the library that will run the engine.
+        backend: what will run the engine: ``native``, ``onnxruntime``, or ``auto``: native
+            where it can run the graph on this machine, else onnxruntime.
         opt: the network size: frames are stretched to it; None keeps the model's resize rule.
         min, max: smallest and largest network size to accept; None accepts any.
         batch: largest batch to accept; None accepts any.
         output: the folder; None chooses a name under ``build/``.
     """
 
-    backend: str = "onnxruntime"
+    backend: str = AUTO
     opt: FrameSize | None = None
     min: FrameSize | None = None
     max: FrameSize | None = None
@@ -94,8 +102,7 @@ def build_engine(
     Raises OnnxFileError, BackendError, VerificationError (NaN) or OutputError; in every such
     case an older folder at the same place is untouched.
     """
-    if options.backend not in BACKENDS:
-        raise BackendError(f"backend '{options.backend}'", "one of " + ", ".join(BACKENDS))
+    engine_options = EngineOptions(options.backend)
     started = time.perf_counter()
     spec = spec_from_onnx(onnx)
     if options.opt is not None:
@@ -107,7 +114,8 @@ def build_engine(
     with atomic_folder(folder) as temporary:
         _copy_source(onnx, temporary / ENGINE_FILE)
         say(f"loading {onnx} and segmenting {GOLDEN_COUNT} golden frames")
-        golden, notes, engine_name = _golden_from_engine(temporary, spec, golden_size)
+        chosen = engine_from_onnx(temporary / ENGINE_FILE, engine_options)
+        golden, notes = _golden_from_engine(temporary, chosen, spec, golden_size)
         files = {
             str(path.relative_to(temporary)): FileRecord.of(path)
             for path in sorted(temporary.rglob("*"))
@@ -117,15 +125,15 @@ def build_engine(
             spec=spec,
             requested=spec.precision,
             delivered=spec.precision,
-            backend=options.backend,
-            backend_version=import_onnxruntime().__version__,
+            backend=chosen.backend,
+            backend_version=_version_of(chosen.backend),
             engine_files=(ENGINE_FILE,),
             source_sha256=files[ENGINE_FILE].sha256,
             files=files,
             golden=golden,
             min_agreement=MIN_AGREEMENT,
             build_seconds=round(time.perf_counter() - started, 3),
-            verified=engine_name,
+            verified=chosen.engine.name,
             sizes=sizes,
             built_with=_versions(),
             notes=tuple(notes),
@@ -180,31 +188,46 @@ def _size_range(spec: ModelSpec, options: BuildOptions) -> SizeRange | None:
 
 
 def _golden_from_engine(
-    folder: Path, spec: ModelSpec, size: FrameSize
-) -> tuple[tuple[tuple[str, str], ...], list[str], str]:
-    """Segment the golden frames, write them with their class maps; (names, notes, engine)."""
+    folder: Path, chosen: ChosenEngine, spec: ModelSpec, size: FrameSize
+) -> tuple[tuple[tuple[str, str], ...], list[str]]:
+    """Segment the golden frames, write them with their class maps; (names, notes)."""
     (folder / GOLDEN_FOLDER).mkdir()
-    engine = OrtEngine(folder / ENGINE_FILE, OrtOptions())
     names: list[tuple[str, str]] = []
     classes: set[int] = set()
-    with Segmenter(engine, spec=spec) as segment:
-        for index in range(GOLDEN_COUNT):
-            frame = golden_frame(size, seed=index)
-            _refuse_nan(engine, spec, frame)
+    frames = [golden_frame(size, seed=index) for index in range(GOLDEN_COUNT)]
+    with Segmenter(chosen.engine, spec=spec) as segment:
+        for index, frame in enumerate(frames):
+            _refuse_nan(chosen.engine, spec, frame)
             class_map = segment(frame)
             classes |= set(np.unique(class_map).tolist())
             pair = f"{GOLDEN_FOLDER}/{index}.frame.png", f"{GOLDEN_FOLDER}/{index}.class_map.png"
             write_picture(folder / pair[0], frame)
             write_picture(folder / pair[1], class_map)
             names.append(pair)
-    engine.close()
-    notes = []
+    notes = [chosen.note] if chosen.note else []
+    if chosen.backend == NATIVE:
+        inputs = [prepare(frame, spec.resize) for frame in frames]
+        notes.append(_sentence(second_opinion(chosen.engine, folder / ENGINE_FILE, inputs)))
+    chosen.engine.close()
     if len(classes) == 1 and spec.classes > 1:
         notes.append(
             f"all golden frames are of one class ({spec.class_names[classes.pop()]}): "
             "look at a mask of your own before you trust this model"
         )
-    return tuple(names), notes, engine.name
+    return tuple(names), notes
+
+
+def _sentence(opinion: Opinion | None) -> str:
+    if opinion is None:
+        return "onnxruntime is not installed: no second library has seen the golden frames"
+    return (
+        f"its logits on the golden frames differ from {opinion.by} by at most "
+        f"{opinion.relative:.1e} of the largest"
+    )
+
+
+def _version_of(backend: str) -> str:
+    return __version__ if backend == NATIVE else str(import_onnxruntime().__version__)
 
 
 def _refuse_nan(engine: Engine, spec: ModelSpec, frame: Array) -> None:

@@ -1,0 +1,76 @@
+"""Which library runs an ONNX file: our own compiled network, or ONNX Runtime."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from segformer_deploy.engine.native.engine import NativeEngine
+from segformer_deploy.engine.ort import PROVIDERS, OrtEngine, OrtOptions
+from segformer_deploy.engine.session import Engine
+from segformer_deploy.errors import BackendError, OnnxFileError
+
+AUTO = "auto"
+NATIVE = "native"
+ONNXRUNTIME = "onnxruntime"
+BACKENDS = (NATIVE, ONNXRUNTIME)
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """How a network is run.
+
+    Attributes:
+        backend: ``native`` (our own compiled network, CPU), ``onnxruntime``, or ``auto``: what
+            an engine folder was built for; of a bare ONNX file native, where it can run it.
+        provider: ONNX Runtime's: ``cpu``, ``cuda`` or ``tensorrt``.
+        threads: of one session; 0 takes all cores this process may use.
+        arena: ONNX Runtime keeps freed memory: a little faster, noticeably larger.
+    """
+
+    backend: str = AUTO
+    provider: str = "cpu"
+    threads: int = 0
+    arena: bool = True
+
+    def __post_init__(self) -> None:
+        if self.backend not in (AUTO, *BACKENDS):
+            raise BackendError(
+                f"backend '{self.backend}'", "one of " + ", ".join((AUTO, *BACKENDS))
+            )
+        if self.provider not in PROVIDERS:
+            raise BackendError(f"provider '{self.provider}'", "one of " + ", ".join(PROVIDERS))
+        if self.threads < 0:
+            raise BackendError(f"{self.threads} threads", "0 (all cores) or more")
+        if self.backend == NATIVE and self.provider != "cpu":
+            raise BackendError(
+                f"provider '{self.provider}' of the native backend",
+                "cpu: the native backend has no other",
+                f"use --backend onnxruntime with --provider {self.provider}",
+            )
+
+
+@dataclass(frozen=True)
+class ChosenEngine:
+    """A loaded engine, the backend it belongs to, and why it is not the first choice."""
+
+    engine: Engine
+    backend: str
+    note: str | None = None
+
+
+def engine_from_onnx(path: Path, options: EngineOptions) -> ChosenEngine:
+    """Load the ONNX file at `path`.
+
+    Only ``auto`` chooses: a backend that was named is used, or its error is raised.
+    """
+    if options.backend == NATIVE:
+        return ChosenEngine(NativeEngine(path, options.threads), NATIVE)
+    note = None
+    if options.backend == AUTO and options.provider == "cpu":
+        try:
+            return ChosenEngine(NativeEngine(path, options.threads), NATIVE)
+        except (BackendError, OnnxFileError) as error:
+            note = f"onnxruntime runs it: {error.found}"
+    engine = OrtEngine(path, OrtOptions(options.provider, options.threads, options.arena))
+    return ChosenEngine(engine, ONNXRUNTIME, note)

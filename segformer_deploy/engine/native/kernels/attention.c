@@ -1,0 +1,115 @@
+/* Efficient self-attention (SegFormer, equations 1 and 2), a tile of queries at a time: queries,
+ * scores and mixed values of a tile never leave the cache. */
+#include "functions.h"
+#include "product.h"
+
+enum { KEY_TILE = 2 * PANEL, SCORES = 1 << 14 };
+
+static void keys_tile(const void *arguments, int32_t tile, void *scratch) {
+    const Keys *k = arguments;
+    const int32_t channels = k->linear.inputs, d = channels / k->heads;
+    const int32_t begin = tile * KEY_TILE, rows = smaller(KEY_TILE, k->tokens - begin);
+    const int32_t key_panels = tiles_of(k->tokens, PANEL), value_panels = tiles_of(d, PANEL);
+    const float *input = k->input + (size_t)begin * channels;
+    float *both = scratch, *normed = both + (size_t)KEY_TILE * 2 * channels;
+    if (k->before.gamma) {
+        norm_rows(&k->before, input, normed, rows);
+        input = normed;
+    }
+    const Product p = product_of(input, (size_t)channels, rows, &k->linear, both);
+    product(&p);
+    for (int32_t head = 0; head < k->heads; head++) {
+        float *keys = k->keys + (size_t)head * key_panels * d * PANEL;
+        float *values = k->values + (size_t)head * value_panels * k->tokens * PANEL;
+        for (int32_t row = 0; row < rows; row++) {
+            const float *key = both + (size_t)row * 2 * channels + (size_t)head * d;
+            const float *value = key + channels;
+            const int32_t token = begin + row;
+            float *column = keys + (size_t)(token / PANEL) * d * PANEL + token % PANEL;
+            for (int32_t i = 0; i < d; i++) column[(size_t)i * PANEL] = key[i];
+            for (int32_t i = 0; i < d; i++)
+                values[((size_t)(i / PANEL) * k->tokens + token) * PANEL + i % PANEL] = value[i];
+        }
+    }
+}
+
+int KERNEL(segdeploy_keys)(Pool *pool, const Keys *k) {
+    return segdeploy_parallel(pool, keys_tile, k, tiles_of(k->tokens, KEY_TILE),
+                              (size_t)KEY_TILE * 3 * k->linear.inputs * sizeof(float));
+}
+
+/* In place; the row has room for whole vectors. Gives 1 / sum. */
+INLINE float softmax_row(float *row, int32_t count) {
+    /* Behind the end: no weight. */
+    for (size_t i = (size_t)count; i < padded((size_t)count); i++) row[i] = -__builtin_inff();
+    Floats largest = load(row);
+    for (int32_t i = LANES; i < count; i += LANES) {
+        const Floats x = load(row + i);
+        largest = chosen(x > largest, x, largest);
+    }
+    float top = largest[0];
+    for (int lane = 1; lane < LANES; lane++) top = largest[lane] > top ? largest[lane] : top;
+    Floats sums = {0};
+    for (int32_t i = 0; i < count; i += LANES) {
+        const Floats weight = exp_of(load(row + i) - top);
+        store(row + i, weight);
+        sums += weight;
+    }
+    return 1.0f / sum_of(sums);
+}
+
+/* Queries per tile: their scores fill a part of the second-level cache. */
+INLINE int32_t queries_of(const Attention *a) {
+    const int32_t fit = SCORES / a->key_tokens / ROWS * ROWS;
+    return smaller(10 * ROWS, larger(2 * ROWS, fit));
+}
+
+static void attention_tile(const void *arguments, int32_t tile, void *scratch) {
+    const Attention *a = arguments;
+    const int32_t channels = a->query.inputs, d = channels / a->heads, step = queries_of(a);
+    const int32_t begin = tile * step, rows = smaller(step, a->tokens - begin);
+    const size_t stride = padded((size_t)a->key_tokens);
+    const int32_t key_panels = tiles_of(a->key_tokens, PANEL), value_panels = tiles_of(d, PANEL);
+    float *normed = scratch, *query = normed + (size_t)step * channels;
+    float *scores = query + (size_t)step * channels;
+    const float *input = a->input + (size_t)begin * channels;
+
+    norm_rows(&a->norm, input, normed, rows);
+    const Product asked = product_of(normed, (size_t)channels, rows, &a->query, query);
+    product(&asked);
+    float *mixed = normed; /* the queries are made: its room is free */
+    for (int32_t head = 0; head < a->heads; head++) {
+        const Product compared = {
+            .a = query + (size_t)head * d, .a_stride = (size_t)channels,
+            .b = a->keys + (size_t)head * key_panels * d * PANEL,
+            .c = scores, .c_stride = stride,
+            .rows = rows, .depth = d, .columns = key_panels * PANEL,
+        };
+        product(&compared);
+        float inverse[10 * ROWS];
+        for (int32_t row = 0; row < rows; row++)
+            inverse[row] = softmax_row(scores + row * stride, a->key_tokens);
+        const Product weighed = {
+            .a = scores, .a_stride = stride,
+            .b = a->values + (size_t)head * value_panels * a->key_tokens * PANEL,
+            .c = mixed + (size_t)head * d, .c_stride = (size_t)channels,
+            .rows = rows, .depth = a->key_tokens, .columns = d,
+        };
+        product(&weighed);
+        for (int32_t row = 0; row < rows; row++) {
+            float *part = mixed + (size_t)row * channels + (size_t)head * d;
+            for (int32_t i = 0; i < d; i++) part[i] *= inverse[row];
+        }
+    }
+    float *output = a->output + (size_t)begin * channels;
+    Product joined = product_of(mixed, (size_t)channels, rows, &a->out, output);
+    joined.residual = input;
+    product(&joined);
+}
+
+int KERNEL(segdeploy_attention)(Pool *pool, const Attention *a) {
+    const size_t step = (size_t)queries_of(a);
+    const size_t floats = step * (2 * (size_t)a->query.inputs + padded((size_t)a->key_tokens));
+    return segdeploy_parallel(pool, attention_tile, a, tiles_of(a->tokens, (int32_t)step),
+                              floats * sizeof(float));
+}

@@ -1,0 +1,300 @@
+"""The compiled network against transformers in float64, and against what it must refuse."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import helper, numpy_helper
+
+from segformer_deploy.engine.native.engine import NativeEngine
+from segformer_deploy.engine.native.library import VARIABLE, load_library
+from segformer_deploy.engine.session import Engine, Session
+from segformer_deploy.errors import BackendError, RunError
+from segformer_deploy.graph.append_class_map import append_class_map
+from segformer_deploy.model.export import onnx_from_model
+from segformer_deploy.model.segformer import Segformer, config_for, random_segformer
+from tests.little import write_little
+from tests.model.tiny import TINY, normalised, random_frames, same_weights, spec_for
+
+SMALL = replace(TINY, head_channels=24)
+"""Maps that are walked by vectors are a multiple of eight wide, as in B0 to B5."""
+VARIANTS = ["baseline", ""]
+
+
+def saved(model: Segformer, path: Path) -> Path:
+    onnx.save(onnx_from_model(model, spec_for(model.config)), path)
+    return path
+
+
+def logits_of(path: Path, frames: np.ndarray, threads: int = 2) -> np.ndarray:
+    engine = NativeEngine(path, threads)
+    session = engine.session()
+    answer = session.run({"image": frames})["logits"].copy()
+    session.close()
+    engine.close()
+    return answer
+
+
+def double_logits(model, frames: np.ndarray) -> np.ndarray:
+    """Transformers' or our PyTorch network in float64."""
+    with torch.no_grad():
+        answer = model(normalised(frames, torch.float64))
+    return np.asarray(getattr(answer, "logits", answer))
+
+
+def assert_equal_to_rounding(found: np.ndarray, expected: np.ndarray) -> None:
+    """Float32's rounding: a hundred thousandth of the largest logit."""
+    assert found.shape == expected.shape
+    assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory):
+    """(ONNX file, transformers' network in float64) of the same weights."""
+    folder = tmp_path_factory.mktemp("small")
+    ours, theirs = same_weights(SMALL, folder, seed=3)
+    return saved(ours, folder / "small.onnx"), theirs.double()
+
+
+@pytest.fixture(params=VARIANTS)
+def variant(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv(VARIABLE, request.param)
+    return str(request.param)
+
+
+# The same answer ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "shape", [(1, 64, 64), (2, 96, 65), (1, 70, 98), (3, 65, 161), (1, 128, 256)]
+)
+def test_logits_are_those_of_transformers(small, variant: str, shape) -> None:
+    path, theirs = small
+    frames = random_frames(*shape, seed=sum(shape))
+    assert_equal_to_rounding(logits_of(path, frames), double_logits(theirs, frames))
+
+
+@given(st.integers(64, 200), st.integers(64, 200), st.integers(1, 3))
+@settings(max_examples=15, deadline=None)
+def test_any_size(small, height: int, width: int, threads: int) -> None:
+    path, theirs = small
+    frames = random_frames(1, height, width, seed=height * width)
+    assert_equal_to_rounding(logits_of(path, frames, threads), double_logits(theirs, frames))
+
+
+@pytest.mark.parametrize("classes", [1, 2, 11, 19, 150, 257])
+def test_any_number_of_classes(tmp_path: Path, variant: str, classes: int) -> None:
+    ours, theirs = same_weights(replace(SMALL, classes=classes), tmp_path, seed=classes)
+    frames = random_frames(1, 72, 100)
+    found = logits_of(saved(ours, tmp_path / "m.onnx"), frames)
+    assert_equal_to_rounding(found, double_logits(theirs.double(), frames))
+
+
+def test_a_head_with_an_activation_per_stage(tmp_path: Path, variant: str) -> None:
+    model = random_segformer(replace(SMALL, stage_activation=True), 5)
+    frames = random_frames(1, 80, 112)
+    found = logits_of(saved(model, tmp_path / "m.onnx"), frames)
+    assert_equal_to_rounding(found, double_logits(model.double(), frames))
+
+
+@pytest.mark.parametrize("name", ["b0", "b1"])
+def test_published_widths(tmp_path: Path, variant: str, name: str) -> None:
+    """B0's heads are 32 wide, all others' 64."""
+    ours, theirs = same_weights(config_for(name, 19), tmp_path, seed=1)
+    frames = random_frames(1, 96, 128)
+    found = logits_of(saved(ours, tmp_path / "m.onnx"), frames)
+    assert_equal_to_rounding(found, double_logits(theirs.double(), frames))
+
+
+def test_sharp_attention(tmp_path: Path, variant: str) -> None:
+    """Scores in the hundreds: the softmax must take the largest away before exp."""
+    model = random_segformer(SMALL, 4)
+    for key, value in model.state_dict().items():
+        if key.endswith("self.query.weight"):
+            value.mul_(60)
+    frames = random_frames(1, 64, 96)
+    found = logits_of(saved(model, tmp_path / "m.onnx"), frames)
+    with torch.no_grad():
+        single = np.asarray(model(normalised(frames)))
+    expected = double_logits(model.double(), frames)
+    # A choice between keys magnifies rounding, PyTorch's in float32 as well as ours.
+    assert np.abs(found - expected).max() <= 4 * np.abs(single - expected).max()
+    assert np.abs(single - expected).max() <= 1e-3 * np.abs(expected).max()
+
+
+def test_the_number_of_threads_changes_no_bit(small, variant: str) -> None:
+    frames = random_frames(2, 130, 166)
+    one, two, five = (logits_of(small[0], frames, threads) for threads in (1, 2, 5))
+    np.testing.assert_array_equal(one, two)
+    np.testing.assert_array_equal(one, five)
+
+
+def test_what_is_not_a_number_stays_so(tmp_path: Path, variant: str) -> None:
+    model = random_segformer(SMALL, 2)
+    weight = model.state_dict()["segformer.encoder.patch_embeddings.0.proj.weight"]
+    weight[0, 0, 0, 0] = float("nan")
+    found = logits_of(saved(model, tmp_path / "m.onnx"), random_frames(1, 64, 64))
+    assert np.isnan(found).all()
+
+
+# The protocol ---------------------------------------------------------------------------------
+
+
+def test_it_keeps_the_protocol(small) -> None:
+    engine = NativeEngine(small[0], 1)
+    assert isinstance(engine, Engine)
+    assert isinstance(engine.session(), Session)
+    assert engine.name.startswith("native ")
+    assert engine.output_shapes({"image": (2, 65, 96, 3)}) == {"logits": (2, 7, 17, 24)}
+
+
+def test_sizes_may_change_and_come_back(small) -> None:
+    path, theirs = small
+    session = NativeEngine(path, 2).session()
+    for seed, size in enumerate([(64, 96), (160, 64), (64, 96), (64, 64)]):
+        frames = random_frames(1, *size, seed=seed)
+        found = session.run({"image": frames})["logits"]
+        assert_equal_to_rounding(found, double_logits(theirs, frames))
+
+
+def test_the_buffer_is_the_same_until_the_shape_changes(small) -> None:
+    session = NativeEngine(small[0], 1).session()
+    first = session.run({"image": random_frames(1, 64, 64)})["logits"]
+    assert session.run({"image": random_frames(1, 64, 64, seed=1)})["logits"] is first
+    assert session.run({"image": random_frames(1, 64, 96)})["logits"] is not first
+
+
+def test_two_sessions_do_not_meet(small) -> None:
+    path, theirs = small
+    engine = NativeEngine(path, 2)
+    one, two = engine.session(), engine.session()
+    a, b = random_frames(1, 64, 96, seed=1), random_frames(1, 64, 96, seed=2)
+    first = one.run({"image": a})["logits"]
+    two.run({"image": b})
+    assert_equal_to_rounding(first, double_logits(theirs, a))
+
+
+def test_closed_is_closed_and_twice_is_safe(small) -> None:
+    engine = NativeEngine(small[0], 2)
+    session = engine.session()
+    session.run({"image": random_frames(1, 64, 64)})
+    for _ in range(2):
+        session.close()
+        engine.close()
+    with pytest.raises(RunError):
+        session.run({"image": random_frames(1, 64, 64)})
+    with pytest.raises(RunError):
+        engine.session()
+
+
+@pytest.mark.parametrize(
+    "image",
+    [np.zeros((1, 64, 64, 3), np.float32), np.zeros((64, 64, 3), np.uint8)],
+)
+def test_other_inputs_are_refused(small, image: np.ndarray) -> None:
+    with pytest.raises(RunError, match="'image' is"):
+        NativeEngine(small[0], 1).session().run({"image": image})
+
+
+def test_frames_below_the_smallest_side_are_refused(small) -> None:
+    with pytest.raises(RunError, match="32x64"):
+        NativeEngine(small[0], 1).session().run({"image": np.zeros((1, 32, 64, 3), np.uint8)})
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_child_runs_its_own_threads(small) -> None:
+    session = NativeEngine(small[0], 2).session()
+    frames = random_frames(1, 64, 96)
+    expected = session.run({"image": frames})["logits"].copy()
+    child = os.fork()
+    if child == 0:
+        same = np.array_equal(session.run({"image": frames})["logits"], expected)
+        os._exit(0 if same else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+# What it must refuse --------------------------------------------------------------------------
+
+
+def refused(path: Path, model: onnx.ModelProto, match: str) -> None:
+    onnx.save(model, path)
+    with pytest.raises(BackendError, match=match) as caught:
+        NativeEngine(path, 1)
+    assert "onnxruntime" in caught.value.next_step
+
+
+def test_an_added_operation_is_refused(small, tmp_path: Path) -> None:
+    model = onnx.load(small[0])
+    last = model.graph.node[-1]
+    name = last.output[0]
+    last.output[0] = "before"
+    model.graph.node.append(helper.make_node("Sigmoid", ["before"], [name]))
+    refused(tmp_path / "m.onnx", model, "Sigmoid")
+
+
+def test_an_added_weight_is_refused(small, tmp_path: Path) -> None:
+    model = onnx.load(small[0])
+    model.graph.initializer.append(numpy_helper.from_array(np.ones(7, np.float32), "scale"))
+    refused(tmp_path / "m.onnx", model, "scale")
+
+
+def test_a_swapped_operation_is_refused(small, tmp_path: Path) -> None:
+    model = onnx.load(small[0])
+    node = next(node for node in model.graph.node if node.op_type == "Gelu")
+    node.op_type = "Relu"
+    refused(tmp_path / "m.onnx", model, "Gelu")
+
+
+def test_a_tanh_gelu_is_refused(small, tmp_path: Path) -> None:
+    model = onnx.load(small[0])
+    node = next(node for node in model.graph.node if node.op_type == "Gelu")
+    del node.attribute[:]
+    node.attribute.append(helper.make_attribute("approximate", "tanh"))
+    refused(tmp_path / "m.onnx", model, "approximate")
+
+
+def test_a_resize_with_other_rules_is_refused(small, tmp_path: Path) -> None:
+    model = onnx.load(small[0])
+    node = next(node for node in model.graph.node if node.op_type == "Resize")
+    for attribute in node.attribute:
+        if attribute.name == "coordinate_transformation_mode":
+            attribute.s = b"align_corners"
+    refused(tmp_path / "m.onnx", model, "Resize")
+
+
+def test_a_class_map_inside_is_refused(small, tmp_path: Path) -> None:
+    refused(tmp_path / "m.onnx", append_class_map(onnx.load(small[0])), "no logits")
+
+
+def test_half_weights_are_refused(small, tmp_path: Path) -> None:
+    model = onnx.load(small[0])
+    tensor = next(t for t in model.graph.initializer if t.name.endswith("query.weight"))
+    half = numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), tensor.name)
+    tensor.CopyFrom(half)
+    refused(tmp_path / "m.onnx", model, "weight")
+
+
+def test_another_network_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BackendError, match="cannot run this graph"):
+        NativeEngine(write_little(tmp_path / "m.onnx"), 1)
+
+
+def test_widths_that_no_vector_walks_are_refused(tmp_path: Path) -> None:
+    path = saved(random_segformer(TINY, 0), tmp_path / "m.onnx")
+    with pytest.raises(BackendError, match="multiple of 8"):
+        NativeEngine(path, 1)
+
+
+def test_an_unknown_variant_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, "avx10")
+    with pytest.raises(BackendError, match="does not load"):
+        load_library()
