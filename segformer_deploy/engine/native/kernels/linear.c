@@ -1,7 +1,7 @@
 /* Convolutions and projections: products with a LayerNorm before or after. */
 #include "product.h"
 
-enum { ROW_TILE = 16 * ROWS };
+enum { ROW_TILE = 16 * ROWS, MOST_CHANNELS = 4 /* of an image */ };
 
 /* The window of one output position, ordered (ky, kx, channel), zeros outside. */
 INLINE void gather(const Convolution *c, int32_t y, int32_t x, float *to) {
@@ -14,33 +14,71 @@ INLINE void gather(const Convolution *c, int32_t y, int32_t x, float *to) {
             memset(to, 0, (size_t)c->kernel * channels * sizeof(float));
             continue;
         }
-        const size_t from = ((size_t)row * c->width + left + first) * channels;
+        const float *from = (const float *)c->input + ((size_t)row * c->width + left + first) * channels;
         const size_t count = (size_t)(last - first) * channels;
         float *inner = to + (size_t)first * channels;
         memset(to, 0, (size_t)first * channels * sizeof(float));
-        if (c->mean) {
-            const uint8_t *pixels = (const uint8_t *)c->input + from;
-            for (size_t i = 0; i < count; i += channels)
-                for (int32_t k = 0; k < channels; k++)
-                    inner[i + k] = (float)pixels[i + k] - c->mean[k];
-        } else if (c->before.gamma) {
-            norm_rows(&c->before, (const float *)c->input + from, inner, last - first);
-        } else {
-            memcpy(inner, (const float *)c->input + from, count * sizeof(float));
-        }
+        if (c->before.gamma) norm_rows(&c->before, from, inner, last - first);
+        else memcpy(inner, from, count * sizeof(float));
         memset(inner + count, 0, (size_t)(c->kernel - last) * channels * sizeof(float));
+    }
+}
+
+/* Pixels `begin` to `end` of an image row as floats less the mean; zeros left and right of it. */
+static void pixels_less_mean(
+    const Convolution *c, int32_t row, int32_t begin, int32_t end, float *to) {
+    const int32_t channels = c->channels;
+    const int32_t first = larger(begin, 0), last = smaller(end, c->width);
+    const uint8_t *from = (const uint8_t *)c->input + ((size_t)row * c->width + first) * channels;
+    const size_t before = (size_t)(first - begin) * channels;
+    const size_t count = (size_t)(last - first) * channels;
+    memset(to, 0, before * sizeof(float));
+    float *inner = to + before;
+    for (size_t i = 0; i < count; i++) inner[i] = (float)from[i];
+    /* Three means do not fill a vector: eight pixels of them do. */
+    float mean[8 * MOST_CHANNELS];
+    const size_t period = 8 * (size_t)channels;
+    for (size_t i = 0; i < period; i++) mean[i] = c->mean[i % (size_t)channels];
+    size_t at = 0;
+    for (; at + period <= count; at += period)
+        for (size_t i = 0; i < period; i += LANES)
+            store(inner + at + i, load(inner + at + i) - load(mean + i));
+    for (size_t i = 0; at + i < count; i++) inner[at + i] -= mean[i];
+    memset(inner + count, 0, (size_t)(end - last) * channels * sizeof(float));
+}
+
+/* Windows of an image, for `count` outputs of one row from `x` on: neighbours share pixels, so
+ * each row of pixels becomes floats once and is copied from there. */
+static void gather_pixels(
+    const Convolution *c, int32_t y, int32_t x, int32_t count, float *strip, float *to) {
+    const size_t channels = (size_t)c->channels, part = (size_t)c->kernel * channels;
+    const int32_t begin = x * c->stride - c->padding;
+    const int32_t end = begin + (count - 1) * c->stride + c->kernel;
+    for (int32_t ky = 0; ky < c->kernel; ky++) {
+        const int32_t row = y * c->stride - c->padding + ky;
+        const int inside = row >= 0 && row < c->height;
+        if (inside) pixels_less_mean(c, row, begin, end, strip);
+        for (int32_t i = 0; i < count; i++) {
+            float *window = to + (size_t)i * c->linear.inputs + (size_t)ky * part;
+            if (inside) memcpy(window, strip + (size_t)i * c->stride * channels, part * sizeof(float));
+            else memset(window, 0, part * sizeof(float));
+        }
     }
 }
 
 static void convolution_tile(const void *arguments, int32_t tile, void *scratch) {
     const Convolution *c = arguments;
-    const int32_t count = c->out_height * c->out_width;
-    const int32_t begin = tile * ROW_TILE, rows = smaller(ROW_TILE, count - begin);
+    const int32_t outputs = c->out_height * c->out_width;
+    const int32_t begin = tile * ROW_TILE, rows = smaller(ROW_TILE, outputs - begin);
     const size_t depth = (size_t)c->linear.inputs;
-    float *windows = scratch;
-    for (int32_t row = 0; row < rows; row++)
-        gather(c, (begin + row) / c->out_width, (begin + row) % c->out_width,
-               windows + row * depth);
+    float *windows = scratch, *strip = windows + ROW_TILE * depth;
+    for (int32_t row = 0; row < rows;) {
+        const int32_t y = (begin + row) / c->out_width, x = (begin + row) % c->out_width;
+        const int32_t count = c->mean ? smaller(rows - row, c->out_width - x) : 1;
+        if (c->mean) gather_pixels(c, y, x, count, strip, windows + row * depth);
+        else gather(c, y, x, windows + row * depth);
+        row += count;
+    }
     float *output = c->output + (size_t)begin * c->linear.outputs;
     const Product p = product_of(windows, depth, rows, &c->linear, output);
     product(&p);
@@ -48,9 +86,11 @@ static void convolution_tile(const void *arguments, int32_t tile, void *scratch)
 }
 
 int KERNEL(segdeploy_convolution)(Pool *pool, const Convolution *c) {
+    if (c->mean && c->channels > MOST_CHANNELS) return STATUS_UNKNOWN_STEP;
+    const size_t strip = (size_t)(ROW_TILE * c->stride + c->kernel) * c->channels;
     return segdeploy_parallel(
         pool, convolution_tile, c, tiles_of(c->out_height * c->out_width, ROW_TILE),
-        (size_t)ROW_TILE * c->linear.inputs * sizeof(float));
+        (ROW_TILE * (size_t)c->linear.inputs + strip) * sizeof(float));
 }
 
 static void linear_tile(const void *arguments, int32_t tile, void *scratch) {
