@@ -61,7 +61,7 @@ INLINE float softmax_row(float *row, int32_t count) {
 /* Queries per tile: their scores fill a part of the second-level cache. */
 INLINE int32_t queries_of(const Attention *a) {
     const int32_t fit = SCORES / a->key_tokens / ROWS * ROWS;
-    return smaller(10 * ROWS, larger(2 * ROWS, fit));
+    return rows_of_tile(a->tokens, smaller(10 * ROWS, larger(2 * ROWS, fit)));
 }
 
 static void attention_tile(const void *arguments, int32_t tile, void *scratch) {

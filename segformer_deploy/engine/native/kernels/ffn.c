@@ -6,11 +6,14 @@
 enum { TOKENS = 64, STRIPS = 2 * 8 };
 
 /* Rows handled at once, so that a product has enough rows to be worth its panels. */
-INLINE int32_t rows_at_once(const Ffn *f) { return larger(1, tiles_of(TOKENS, f->width)); }
+INLINE int32_t rows_at_once(const Ffn *f) {
+    return smaller(tiles_of(TOKENS, f->width), tiles_of(f->height, 2));
+}
 
 /* Every strip expands two rows more than it gives; few and tall ones waste less. */
 INLINE int32_t strip_rows(const Ffn *f) {
-    return larger(rows_at_once(f), larger(8, tiles_of(f->height, STRIPS)));
+    const int32_t tall = larger(8, tiles_of(f->height, STRIPS));
+    return larger(rows_at_once(f), smaller(tall, tiles_of(f->height, 2)));
 }
 
 typedef struct {

@@ -69,7 +69,8 @@ static void gather_pixels(
 static void convolution_tile(const void *arguments, int32_t tile, void *scratch) {
     const Convolution *c = arguments;
     const int32_t outputs = c->out_height * c->out_width;
-    const int32_t begin = tile * ROW_TILE, rows = smaller(ROW_TILE, outputs - begin);
+    const int32_t step = rows_of_tile(outputs, ROW_TILE);
+    const int32_t begin = tile * step, rows = smaller(step, outputs - begin);
     const size_t depth = (size_t)c->linear.inputs;
     float *windows = scratch, *strip = windows + ROW_TILE * depth;
     for (int32_t row = 0; row < rows;) {
@@ -87,15 +88,17 @@ static void convolution_tile(const void *arguments, int32_t tile, void *scratch)
 
 int KERNEL(segdeploy_convolution)(Pool *pool, const Convolution *c) {
     if (c->mean && c->channels > MOST_CHANNELS) return STATUS_UNKNOWN_STEP;
+    const int32_t outputs = c->out_height * c->out_width;
     const size_t strip = (size_t)(ROW_TILE * c->stride + c->kernel) * c->channels;
     return segdeploy_parallel(
-        pool, convolution_tile, c, tiles_of(c->out_height * c->out_width, ROW_TILE),
+        pool, convolution_tile, c, tiles_of(outputs, rows_of_tile(outputs, ROW_TILE)),
         (ROW_TILE * (size_t)c->linear.inputs + strip) * sizeof(float));
 }
 
 static void linear_tile(const void *arguments, int32_t tile, void *scratch) {
     const LinearRows *l = arguments;
-    const int32_t begin = tile * ROW_TILE, rows = smaller(ROW_TILE, l->rows - begin);
+    const int32_t step = rows_of_tile(l->rows, ROW_TILE);
+    const int32_t begin = tile * step, rows = smaller(step, l->rows - begin);
     const int32_t inputs = l->linear.weight ? l->linear.inputs : l->before.width;
     const float *input = l->input + (size_t)begin * inputs;
     if (!l->linear.weight) {
@@ -114,6 +117,7 @@ static void linear_tile(const void *arguments, int32_t tile, void *scratch) {
 
 int KERNEL(segdeploy_linear)(Pool *pool, const LinearRows *l) {
     const int32_t width = l->linear.weight ? l->linear.inputs : l->before.width;
-    return segdeploy_parallel(pool, linear_tile, l, tiles_of(l->rows, ROW_TILE),
+    return segdeploy_parallel(pool, linear_tile, l,
+                              tiles_of(l->rows, rows_of_tile(l->rows, ROW_TILE)),
                               (size_t)ROW_TILE * width * sizeof(float));
 }

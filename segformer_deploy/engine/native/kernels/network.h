@@ -166,6 +166,13 @@ int KERNEL(segdeploy_decoder)(Pool *, const Decoder *);
 INLINE int32_t smaller(int32_t a, int32_t b) { return a < b ? a : b; }
 INLINE int32_t larger(int32_t a, int32_t b) { return a > b ? a : b; }
 INLINE int32_t tiles_of(int32_t count, int32_t step) { return (count + step - 1) / step; }
+
+/* Rows of one tile: whole tiles of a product, `most` of them, and eight tiles at least as long as
+ * that leaves enough to do, so that no thread waits long for another's last. */
+INLINE int32_t rows_of_tile(int32_t rows, int32_t most) {
+    return smaller(most, larger(2 * ROWS, tiles_of(tiles_of(rows, 8), ROWS) * ROWS));
+}
+
 INLINE size_t padded(size_t count) { return (count + PANEL - 1) / PANEL * PANEL; }
 
 #endif
