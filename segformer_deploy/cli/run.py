@@ -10,6 +10,7 @@ import typer
 
 from segformer_deploy.cli.common import (
     Arena,
+    Backend,
     EngineArgument,
     Json,
     Provider,
@@ -17,10 +18,10 @@ from segformer_deploy.cli.common import (
     Threads,
     emit,
     engine_or_newest,
+    introduce,
     parse_size,
     progress,
     say,
-    warn_if_random,
 )
 from segformer_deploy.errors import InputError
 
@@ -38,8 +39,12 @@ def command(
     opacity: Annotated[float, typer.Option(min=0.0, max=1.0, help="Of the overlay.")] = 0.5,
     legend: Annotated[bool, typer.Option("--legend/--no-legend", help="Class names.")] = True,
     max_frames: Annotated[int | None, typer.Option(min=1, help="Stop after so many.")] = None,
+    overlap: Annotated[
+        bool, typer.Option("--overlap/--no-overlap", help="Read and write while segmenting.")
+    ] = True,
     size: Size = None,
     threads: Threads = None,
+    backend: Backend = "auto",
     provider: Provider = "cpu",
     arena: Arena = True,
     json: Json = False,
@@ -63,10 +68,17 @@ def command(
         frames = stack.enter_context(open_source(source))
         path = engine_or_newest(engine)
         segment = stack.enter_context(
-            Segmenter(path, size=parse_size(size), threads=threads, provider=provider, arena=arena)
+            Segmenter(
+                path,
+                size=parse_size(size),
+                threads=threads,
+                backend=backend,
+                provider=provider,
+                arena=arena,
+            )
         )
         spec = segment.spec
-        warn_if_random(spec)
+        introduce(segment)
         sink = stack.enter_context(open_sink(output, frames)) if output else None
         mask_sink = stack.enter_context(MaskSink(masks, spec.classes, frames)) if masks else None
         total = frames.frame_count if max_frames is None else max_frames
@@ -81,6 +93,7 @@ def command(
                 on_frame=lambda done: advance(done.frames),
                 max_frames=max_frames,
                 class_names=spec.class_names,
+                overlap=overlap,
             )
     for note in report.notes:
         say(f"note: {note}")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import statistics
 import time
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,9 @@ from segformer_deploy.spec import FrameSize, default_class_names
 from segformer_deploy.video.frame import Frame, Picture, Source
 from segformer_deploy.video.interrupts import uninterrupted, watched
 from segformer_deploy.video.overlay import ClassMap, Overlay, class_shares
+from segformer_deploy.video.pipeline import InTurn, Line, Overlapped
 from segformer_deploy.video.sink import MaskSink, Sink
+from segformer_deploy.video.threads import Tell
 
 STAGES = ("decode", "segment", "draw", "write")
 
@@ -28,10 +31,10 @@ class Progress:
     """Where a run is, after each frame.
 
     Attributes:
-        frames: done so far.
+        frames: written so far, this one included.
         frame_count: how many there will be, or None where that is not known.
-        fps: frames per second since the start.
-        name: of the frame just done.
+        fps: frames per second from the start until this frame was written.
+        name: of the frame.
         stages_ms: milliseconds that this frame took in each stage.
     """
 
@@ -49,8 +52,9 @@ class RunReport:
     Attributes:
         frames: number of frames that were finished.
         seconds, fps: wall-clock time of the run, and frames over it.
-        stages_ms: the median milliseconds per frame of each stage: decode (and whatever else
-            the source does), segment, draw, write.
+        stages_ms: the median milliseconds that a frame spends in each stage: decode (and
+            whatever else the source does), segment, draw, write. Where stages overlap, they
+            work on different frames at the same time, and the sum is more than `1000 / fps`.
         sizes: frame size ("HxW") -> number of frames of that size, in order of appearance.
         interrupted: Ctrl-C ended it; what was written is complete up to there.
         class_shares: class name -> mean share of the pixels, largest first; absent ones left out.
@@ -94,21 +98,31 @@ def run(
     on_frame: Callable[[Progress], None] | None = None,
     max_frames: int | None = None,
     class_names: Sequence[str] | None = None,
+    overlap: bool = True,
 ) -> RunReport:
     """Segment every frame of `source`; write overlays to `sink` and class maps to `masks`.
 
     Source and sinks are closed at the end, however it ends. Ctrl-C ends the run early, in
     good order: the sinks hold the frames so far, and the report says `interrupted`.
 
+    With `overlap` the source is read by one thread and the sinks, `masks` and `overlay` are
+    used by another, until `run` returns; `segment` and `on_frame` are called on the calling
+    thread. The results are the same bytes as without, and so are the errors. A source that
+    does not give its next frame within a second of the run's end is closed when it does.
+
     Args:
         source: open, not yet iterated.
-        segment: uint8 `[H, W, 3]` BGR -> class map `[H, W]` of the same height and width.
+        segment: uint8 `[H, W, 3]` BGR -> class map `[H, W]` of the same height and width,
+            which may be the same array each time.
         sink: takes the overlay, or the bare picture where there is no `overlay`.
         masks: takes the class map.
         overlay, opacity: how the class map is drawn.
-        on_frame: called after each frame.
-        max_frames: stop after so many.
+        on_frame: called once a frame is written, in order. With `overlap` a little later:
+            up to two more frames may be written by then.
+        max_frames: stop after so many; no more than these are read.
         class_names: for the report; the overlay's where they are left out.
+        overlap: read up to two frames ahead and write up to two behind, while one is being
+            segmented.
 
     Raises:
         SegdeployError: whatever source, segmenter or sinks raise; unfinished files are removed.
@@ -117,44 +131,64 @@ def run(
         class_names = overlay.class_names
     steps = _Steps(sink, masks, overlay, opacity)
     tally = _Tally(class_names, source.frame_count, max_frames)
+
+    def finish(frame: Frame, class_map: ClassMap, stages: dict[str, float]) -> Tell:
+        # A frame is either written and counted, or neither.
+        with uninterrupted():
+            shares = tally.shares(class_map)
+            stages.update(steps.run(frame, class_map, shares))
+            tally.frame_done(frame, stages, shares)
+        progress = tally.progress(frame, stages)
+        return (lambda: None) if on_frame is None else partial(on_frame, progress)
+
+    # With one frame there is nothing to overlap it with.
+    several = source.kind != "image" and source.frame_count != 1 and max_frames != 1
+    kind = Overlapped if overlap and several else InTurn
+    line: Line = kind(source, max_frames, finish)
     with ExitStack() as closing:
         pressed = closing.enter_context(watched())
-        for part in (source, masks, sink):
+        # The line last: its threads are to end before what they use is closed.
+        for part in (line.source, masks, sink, line):
             if part is not None:
                 closing.enter_context(part)
         try:
-            for frame, decode_ms in _timed(source, max_frames):
-                start = time.perf_counter()
-                class_map = _checked(segment(frame.image), frame)
-                stages = {"decode": decode_ms, "segment": (time.perf_counter() - start) * 1e3}
-                # A frame is either written and counted, or neither.
-                with uninterrupted():
-                    shares = tally.shares(class_map)
-                    stages.update(steps.run(frame, class_map, shares))
-                    tally.frame_done(frame, stages, shares)
-                if on_frame is not None:
-                    on_frame(tally.progress(frame, stages))
+            line.start()
+            while (timed := line.next()) is not None:
+                frame, decode_ms = timed
+                class_map, segment_ms = _segmented(segment, frame, line)
+                line.put(frame, class_map, {"decode": decode_ms, "segment": segment_ms})
                 if pressed():
                     break
             interrupted = pressed()
         except KeyboardInterrupt:
             interrupted = True
         try:
-            if sink is not None:
-                sink.close()  # here, so that its time counts and its notes are complete
+            with uninterrupted():
+                line.settle()
+                if sink is not None:
+                    sink.close()  # here, so that its time counts and its notes are complete
         except KeyboardInterrupt:
             interrupted = True  # it came while the file was being finished, and waited
     notes = list(source.notes) + (list(sink.notes) if sink is not None else [])
     return tally.report(interrupted, source.corrupt, notes)
 
 
-def _checked(class_map: ClassMap, frame: Frame) -> ClassMap:
-    if class_map.shape != frame.image.shape[:2]:
-        raise FrameError(
-            f"a class map of {class_map.shape} for a frame of {frame.size}",
-            "one class per pixel of the frame",
-        )
-    return class_map
+def _segmented(
+    segment: Callable[[Picture], ClassMap], frame: Frame, line: Line
+) -> tuple[ClassMap, float]:
+    """The class map of a frame, and the milliseconds that it took."""
+    start = time.perf_counter()
+    try:
+        class_map = segment(frame.image)
+        if class_map.shape != frame.image.shape[:2]:
+            raise FrameError(
+                f"a class map of {class_map.shape} for a frame of {frame.size}",
+                "one class per pixel of the frame",
+            )
+    except Exception:
+        line.settle()  # the frames before it are written, and their errors come first
+        raise
+    return class_map, (time.perf_counter() - start) * 1e3
 
 
 class _Steps:
@@ -193,7 +227,7 @@ class _Steps:
 
 
 class _Tally:
-    """Counts and times while the frames go by."""
+    """Counts and times while the frames go by; used by one thread at a time."""
 
     def __init__(
         self, class_names: Sequence[str] | None, frame_count: int | None, max_frames: int | None
@@ -247,16 +281,3 @@ class _Tally:
             corrupt=corrupt,
             notes=notes,
         )
-
-
-def _timed(source: Source, most: int | None) -> Iterator[tuple[Frame, float]]:
-    """The frames of `source`, each with the milliseconds that it took to get it."""
-    frames = iter(source)
-    done = 0
-    while most is None or done < most:
-        start = time.perf_counter()
-        frame = next(frames, None)
-        if frame is None:
-            return
-        yield frame, (time.perf_counter() - start) * 1e3
-        done += 1

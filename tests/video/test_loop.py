@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +19,22 @@ from PIL import Image
 
 from segformer_deploy.errors import FrameError, MediaError, OutputError
 from segformer_deploy.spec import default_palette
+from segformer_deploy.video import loop
 from segformer_deploy.video.interrupts import uninterrupted
-from segformer_deploy.video.loop import Progress, run
+from segformer_deploy.video.loop import Progress, RunReport
 from segformer_deploy.video.overlay import Overlay
 from segformer_deploy.video.sink import MaskSink, open_sink
 from segformer_deploy.video.source import open_source
 from tests.video.makers import index_of, make_video, picture, read_pictures, read_times
 
 NAMES = ("dark", "left", "never")
+
+Run = Callable[..., RunReport]
+
+
+@pytest.fixture(params=[True, False], ids=["overlap", "in turn"])
+def run(request: pytest.FixtureRequest) -> Run:
+    return functools.partial(loop.run, overlap=request.param)
 
 
 def halves(image: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -37,7 +47,7 @@ def overlay() -> Overlay:
     return Overlay(default_palette(3), NAMES, legend=False)
 
 
-def test_a_video_with_overlay_and_masks(tmp_path: Path) -> None:
+def test_a_video_with_overlay_and_masks(run: Run, tmp_path: Path) -> None:
     path = make_video(tmp_path / "a.mp4", 10, sound="aac")
     source = open_source(path)
     seen: list[Progress] = []
@@ -71,7 +81,7 @@ def test_a_video_with_overlay_and_masks(tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.asarray(Image.open(masks[7])), halves(picture(7)))
 
 
-def test_without_overlay_the_picture_itself_is_written(tmp_path: Path) -> None:
+def test_without_overlay_the_picture_itself_is_written(run: Run, tmp_path: Path) -> None:
     Image.fromarray(picture(4)).save(tmp_path / "a.png")
     source = open_source(tmp_path / "a.png")
     report = run(source, halves, sink=open_sink(tmp_path / "out.png", source), class_names=NAMES)
@@ -79,7 +89,7 @@ def test_without_overlay_the_picture_itself_is_written(tmp_path: Path) -> None:
     assert report.class_shares == {"dark": 0.75, "left": 0.25}
 
 
-def test_sizes_and_shares_are_averaged_over_frames(tmp_path: Path) -> None:
+def test_sizes_and_shares_are_averaged_over_frames(run: Run, tmp_path: Path) -> None:
     folder = tmp_path / "in"
     folder.mkdir()
     for index, width in enumerate((96, 96, 64)):
@@ -94,14 +104,14 @@ def test_sizes_and_shares_are_averaged_over_frames(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("most", [1, 5, 100])
-def test_max_frames(tmp_path: Path, most: int) -> None:
+def test_max_frames(run: Run, tmp_path: Path, most: int) -> None:
     source = open_source(make_video(tmp_path / "a.mp4", 8))
     sink = open_sink(tmp_path / "out.mp4", source)
     report = run(source, halves, sink=sink, max_frames=most)
     assert report.frames == min(most, 8) == len(read_pictures(tmp_path / "out.mp4"))
 
 
-def test_ctrl_c_while_segmenting(tmp_path: Path) -> None:
+def test_ctrl_c_while_segmenting(run: Run, tmp_path: Path) -> None:
     source = open_source(make_video(tmp_path / "a.mp4", 12, sound="aac"))
     calls = []
 
@@ -124,7 +134,7 @@ def test_ctrl_c_while_segmenting(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("delay_ms", [3, 11, 29, 47])
 def test_ctrl_c_at_any_moment_leaves_as_many_frames_as_reported(
-    tmp_path: Path, delay_ms: int
+    run: Run, tmp_path: Path, delay_ms: int
 ) -> None:
     source = open_source(make_video(tmp_path / "a.mp4", 60))
     sink = open_sink(tmp_path / "out.mp4", source)
@@ -155,7 +165,7 @@ def test_ctrl_c_at_any_moment_leaves_as_many_frames_as_reported(
         assert not (tmp_path / "out.mp4").exists()
 
 
-def test_a_ctrl_c_that_python_dropped_ends_the_run_all_the_same(tmp_path: Path) -> None:
+def test_a_ctrl_c_that_python_dropped_ends_the_run_all_the_same(run: Run, tmp_path: Path) -> None:
     class Dropped:
         def __del__(self) -> None:
             os.kill(os.getpid(), signal.SIGINT)  # what it raises here, Python only reports
@@ -183,24 +193,27 @@ def test_a_ctrl_c_that_python_dropped_ends_the_run_all_the_same(tmp_path: Path) 
 
 
 def test_ctrl_c_while_the_file_is_being_finished(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = open_source(make_video(tmp_path / "a.mp4", 8))
     sink = open_sink(tmp_path / "out.mp4", source)
-    real = sink._mux  # type: ignore[attr-defined]
+    real = sink.close
 
-    def mux(packets: list[Any]) -> None:
-        if source.finished:
+    def close() -> None:
+        def mux(packets: list[Any], mux: Callable[[list[Any]], None] = sink._mux) -> None:
             os.kill(os.getpid(), signal.SIGINT)
-        real(packets)
+            mux(packets)
 
-    monkeypatch.setattr(sink, "_mux", mux)
+        monkeypatch.setattr(sink, "_mux", mux)
+        real()
+
+    monkeypatch.setattr(sink, "close", close)
     report = run(source, halves, sink=sink)
     assert report.interrupted
     assert report.frames == 8 == len(read_pictures(tmp_path / "out.mp4"))
 
 
-def test_an_error_of_the_segmenter_closes_everything(tmp_path: Path) -> None:
+def test_an_error_of_the_segmenter_closes_everything(run: Run, tmp_path: Path) -> None:
     source = open_source(make_video(tmp_path / "a.mp4", 8))
     sink = open_sink(tmp_path / "out.mp4", source)
 
@@ -214,7 +227,7 @@ def test_an_error_of_the_segmenter_closes_everything(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
 
 
-def test_an_error_of_the_sink_propagates(tmp_path: Path) -> None:
+def test_an_error_of_the_sink_propagates(run: Run, tmp_path: Path) -> None:
     folder = tmp_path / "in"
     folder.mkdir()
     Image.fromarray(picture(0)).save(folder / "0.png")
@@ -226,7 +239,7 @@ def test_an_error_of_the_sink_propagates(tmp_path: Path) -> None:
         run(source, halves, sink=sink)
 
 
-def test_an_error_of_the_source_propagates_and_removes_the_output(tmp_path: Path) -> None:
+def test_an_error_of_the_source_propagates_and_removes_the_output(run: Run, tmp_path: Path) -> None:
     folder = tmp_path / "in"
     folder.mkdir()
     Image.fromarray(picture(0)).save(folder / "0.png")
@@ -237,12 +250,12 @@ def test_an_error_of_the_source_propagates_and_removes_the_output(tmp_path: Path
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
 
-def test_a_class_map_of_another_size_is_an_error(tmp_path: Path) -> None:
+def test_a_class_map_of_another_size_is_an_error(run: Run, tmp_path: Path) -> None:
     with pytest.raises(FrameError, match="class map"):
         run(open_source(make_video(tmp_path / "a.mp4", 2)), lambda image: halves(image)[::2])
 
 
-def test_notes_of_source_and_sink_are_in_the_report(tmp_path: Path) -> None:
+def test_notes_of_source_and_sink_are_in_the_report(run: Run, tmp_path: Path) -> None:
     path = make_video(tmp_path / "a.mkv", 4, sound="pcm_s16le")
     source = open_source(path)
     source.notes.append("from the source")
@@ -272,7 +285,7 @@ def test_interrupts_wait_and_a_foreign_handler_is_left_alone() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def test_nothing_is_printed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_nothing_is_printed(run: Run, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     source = open_source(make_video(tmp_path / "a.mp4", 3, sound="aac"))
     capfd.readouterr()
     run(source, halves, sink=open_sink(tmp_path / "out.mp4", source), overlay=overlay())
