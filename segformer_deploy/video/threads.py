@@ -204,5 +204,7 @@ class Writer:
         job = self._jobs.get()
         if job is None:
             return False
-        self._post(Written(self._finish(*job)))
+        tell = self._finish(*job)
+        del job  # before another frame may take its place
+        self._post(Written(tell))
         return True
