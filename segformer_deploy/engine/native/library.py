@@ -15,7 +15,7 @@ from typing import Any, cast
 
 from segformer_deploy.errors import BackendError
 
-ABI = 1
+ABI = 2
 """Number of the kernels' interface; a library with another one is not used."""
 VARIABLE = "SEGDEPLOY_NETWORK"
 """``baseline`` takes the variant for the oldest processors, for comparison."""
@@ -118,7 +118,7 @@ class Ffn(ctypes.Structure):
         ("expand", Linear),
         ("contract", Linear),
         *_pointers("depthwise", "depthwise_bias"),
-        *_integers("height", "width"),
+        *_integers("height", "width", "threads"),
     ]
 
 

@@ -168,6 +168,7 @@ class Program:
                 address(block.depthwise_bias),
                 h,
                 w,
+                1,
             ),
         ]
 

@@ -3,7 +3,7 @@
 #include "functions.h"
 #include "product.h"
 
-enum { KEY_TILE = 2 * PANEL, SCORES = 1 << 14 };
+enum { KEY_TILE = 2 * PANEL, SCORES = 1 << 13 };
 
 static void keys_tile(const void *arguments, int32_t tile, void *scratch) {
     const Keys *k = arguments;
@@ -38,24 +38,30 @@ int KERNEL(segdeploy_keys)(Pool *pool, const Keys *k) {
                               (size_t)KEY_TILE * 3 * k->linear.inputs * sizeof(float));
 }
 
-/* In place; the row has room for whole vectors. Gives 1 / sum. */
+/* Floats between two rows of scores. */
+INLINE size_t row_room(int32_t key_tokens) {
+    return (size_t)tiles_of(key_tokens, TOGETHER * LANES) * TOGETHER * LANES;
+}
+
+/* In place; the row has room for whole groups of vectors. Gives 1 / sum. */
 INLINE float softmax_row(float *row, int32_t count) {
-    /* Behind the end: no weight. */
-    for (size_t i = (size_t)count; i < padded((size_t)count); i++) row[i] = -__builtin_inff();
-    Floats largest = load(row);
-    for (int32_t i = LANES; i < count; i += LANES) {
-        const Floats x = load(row + i);
-        largest = chosen(x > largest, x, largest);
+    const int32_t all = (int32_t)row_room(count), step = TOGETHER * LANES;
+    /* Behind the end: no weight to speak of. */
+    for (int32_t i = count; i < all; i++) row[i] = -__builtin_inff();
+    Floats largest[TOGETHER], sums[TOGETHER] = {{0}};
+    TOGETHER_DO(largest[i] = load(row + i * LANES));
+    for (int32_t at = step; at < all; at += step)
+        TOGETHER_DO(largest[i] = greater_of(largest[i], load(row + at + i * LANES)));
+    TOGETHER_DO(largest[0] = greater_of(largest[0], largest[i]));
+    const Floats top = splat(largest_of(largest[0]));
+    for (int32_t at = 0; at < all; at += step) {
+        Floats x[TOGETHER];
+        TOGETHER_DO(x[i] = load(row + at + i * LANES) - top);
+        exp_of(x);
+        TOGETHER_DO(store(row + at + i * LANES, x[i]));
+        TOGETHER_DO(sums[i] += x[i]);
     }
-    float top = largest[0];
-    for (int lane = 1; lane < LANES; lane++) top = largest[lane] > top ? largest[lane] : top;
-    Floats sums = {0};
-    for (int32_t i = 0; i < count; i += LANES) {
-        const Floats weight = exp_of(load(row + i) - top);
-        store(row + i, weight);
-        sums += weight;
-    }
-    return 1.0f / sum_of(sums);
+    return 1.0f / sum_of((sums[0] + sums[1]) + (sums[2] + sums[3]));
 }
 
 /* Queries per tile: their scores fill a part of the second-level cache. */
@@ -68,7 +74,7 @@ static void attention_tile(const void *arguments, int32_t tile, void *scratch) {
     const Attention *a = arguments;
     const int32_t channels = a->query.inputs, d = channels / a->heads, step = queries_of(a);
     const int32_t begin = tile * step, rows = smaller(step, a->tokens - begin);
-    const size_t stride = padded((size_t)a->key_tokens);
+    const size_t stride = row_room(a->key_tokens);
     const int32_t key_panels = tiles_of(a->key_tokens, PANEL), value_panels = tiles_of(d, PANEL);
     float *normed = scratch, *query = normed + (size_t)step * channels;
     float *scores = query + (size_t)step * channels;
@@ -109,7 +115,7 @@ static void attention_tile(const void *arguments, int32_t tile, void *scratch) {
 
 int KERNEL(segdeploy_attention)(Pool *pool, const Attention *a) {
     const size_t step = (size_t)queries_of(a);
-    const size_t floats = step * (2 * (size_t)a->query.inputs + padded((size_t)a->key_tokens));
+    const size_t floats = step * (2 * (size_t)a->query.inputs + row_room(a->key_tokens));
     return segdeploy_parallel(pool, attention_tile, a, tiles_of(a->tokens, (int32_t)step),
                               floats * sizeof(float));
 }

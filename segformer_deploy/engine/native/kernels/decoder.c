@@ -1,63 +1,117 @@
-/* The tail of the decode head, one row of logits at a time: no map at full width but the logits. */
+/* The tail of the decode head, a few pixels at a time: no map at full width but the logits. */
 #include "product.h"
 
-/* [width, channels] + three resized rows, ReLU, into panels of PANEL pixels. */
-INLINE void blend_columns(
-    const Decoder *d, const float *own, float *const blended[COARSE], int32_t x, float *to) {
+/* Pixels handled at once: their maps, the weights and the coarse maps under a tile of so many rows
+ * fit into a second-level cache of half a megabyte. */
+enum { SEGMENT = 64, TILE_ROWS = 2 };
+
+/* Coarse columns that pixels `x` to x + count lie between, mixed for one row of pixels. */
+typedef struct {
+    float *columns[COARSE]; /* [n, channels], the first one is number `first` of its map */
+    int32_t first[COARSE];
+} Rows;
+
+/* Room for the columns of a segment of map i; the first map's are half as wide as the pixels. */
+INLINE size_t columns_room(const Decoder *d, int i) {
+    return (size_t)smaller(SEGMENT + 2, d->coarse_width[i]);
+}
+
+static void mix_rows(const Decoder *d, int32_t y, int32_t x, int32_t count, Rows *rows) {
+    const size_t channels = (size_t)d->channels;
+    for (int i = 0; i < COARSE; i++) {
+        const Axis *down = &d->rows[i], *across = &d->columns[i];
+        const int32_t first = across->lower[x], end = across->upper[x + count - 1] + 1;
+        const size_t begin = (size_t)first * channels;
+        const size_t stride = (size_t)d->coarse_width[i] * channels;
+        const float *lower = d->coarse[i] + (size_t)down->lower[y] * stride + begin;
+        const float *upper = d->coarse[i] + (size_t)down->upper[y] * stride + begin;
+        const float w0 = down->w_lower[y], w1 = down->w_upper[y];
+        for (size_t k = 0; k < (size_t)(end - first) * channels; k += LANES)
+            store(rows->columns[i] + k, w0 * load(lower + k) + w1 * load(upper + k));
+        rows->first[i] = first;
+    }
+}
+
+/* own = relu(own + three resized rows), one pixel. */
+INLINE void blend_pixel(const Decoder *d, float *own, const Rows *rows, int32_t x) {
     const size_t channels = (size_t)d->channels;
     const float *lower[COARSE], *upper[COARSE];
     Floats w0[COARSE], w1[COARSE];
+#pragma GCC unroll 3
     for (int i = 0; i < COARSE; i++) {
         const Axis *axis = &d->columns[i];
-        lower[i] = blended[i] + (size_t)axis->lower[x] * channels;
-        upper[i] = blended[i] + (size_t)axis->upper[x] * channels;
+        lower[i] = rows->columns[i] + (size_t)(axis->lower[x] - rows->first[i]) * channels;
+        upper[i] = rows->columns[i] + (size_t)(axis->upper[x] - rows->first[i]) * channels;
         w0[i] = splat(axis->w_lower[x]);
         w1[i] = splat(axis->w_upper[x]);
     }
     for (size_t c = 0; c < channels; c += LANES) {
         Floats sum = load(own + c);
+#pragma GCC unroll 3
         for (int i = 0; i < COARSE; i++)
             sum += w0[i] * load(lower[i] + c) + w1[i] * load(upper[i] + c);
-        const Floats fused = relu_of(sum);
-        for (int lane = 0; lane < LANES; lane++) to[(c + lane) * PANEL] = fused[lane];
+        store(own + c, relu_of(sum));
     }
 }
 
-static void decoder_row(const void *arguments, int32_t y, void *scratch) {
-    const Decoder *d = arguments;
-    const size_t channels = (size_t)d->channels, width = (size_t)d->width;
-    const int32_t inputs = d->fuse.inputs;
-    float *own = scratch, *panels = own + width * channels;
-    float *blended[COARSE], *free_room = panels + padded(width) * channels;
-    for (int i = 0; i < COARSE; i++) {
-        const Axis *axis = &d->rows[i];
-        const size_t row = (size_t)d->coarse_width[i] * channels;
-        const float *lower = d->coarse[i] + (size_t)axis->lower[y] * row;
-        const float *upper = d->coarse[i] + (size_t)axis->upper[y] * row;
-        const float w0 = axis->w_lower[y], w1 = axis->w_upper[y];
-        blended[i] = free_room;
-        free_room += row;
-        for (size_t k = 0; k < row; k += LANES)
-            store(blended[i] + k, w0 * load(lower + k) + w1 * load(upper + k));
+/* LANES rows of `channels` -> as many columns, PANEL apart. */
+INLINE void transpose_pixels(const float *from, size_t channels, float *to) {
+    for (size_t c = 0; c < channels; c += LANES) {
+        Floats block[LANES];
+#pragma GCC unroll 8
+        for (int i = 0; i < LANES; i++) block[i] = load(from + i * channels + c);
+        transpose(block);
+#pragma GCC unroll 8
+        for (int i = 0; i < LANES; i++) store(to + (c + i) * PANEL, block[i]);
     }
-    const Product fused = product_of(
-        d->own + (size_t)y * width * inputs, (size_t)inputs, d->width, &d->fuse, own);
+}
+
+/* `count` pixels from `x` on, [count, channels], into panels of PANEL pixels. Behind the last one
+ * the panel holds what the scratch did: columns that nobody stores. */
+static void blend_pixels(
+    const Decoder *d, float *own, const Rows *rows, int32_t x, int32_t count, float *panels) {
+    const size_t channels = (size_t)d->channels;
+    for (int32_t i = 0; i < count; i += LANES) {
+        float *group = own + (size_t)i * channels;
+        for (int32_t j = 0; j < smaller(LANES, count - i); j++)
+            blend_pixel(d, group + (size_t)j * channels, rows, x + i + j);
+        float *to = panels + (size_t)(i / PANEL) * channels * PANEL + i % PANEL;
+        transpose_pixels(group, channels, to);
+    }
+}
+
+static void segment(
+    const Decoder *d, int32_t y, int32_t x, float *own, float *panels, Rows *rows) {
+    const int32_t count = smaller(SEGMENT, d->width - x), inputs = d->fuse.inputs;
+    const size_t width = (size_t)d->width, at = (size_t)y * width + (size_t)x;
+    const Product fused = product_of(d->own + at * inputs, (size_t)inputs, count, &d->fuse, own);
     product(&fused);
-    for (int32_t x = 0; x < d->width; x++)
-        blend_columns(d, own + (size_t)x * channels, blended, x,
-                      panels + (size_t)(x / PANEL) * channels * PANEL + x % PANEL);
+    mix_rows(d, y, x, count, rows);
+    blend_pixels(d, own, rows, x, count, panels);
     const Product classified = {
-        .a = d->classifier, .a_stride = channels, .b = panels,
-        .c = d->logits + (size_t)y * width, .c_stride = (size_t)d->height * width,
+        .a = d->classifier, .a_stride = (size_t)d->channels, .b = panels,
+        .c = d->logits + at, .c_stride = (size_t)d->height * width,
         .row_bias = d->classifier_bias,
-        .rows = d->classes, .depth = d->channels, .columns = d->width,
+        .rows = d->classes, .depth = d->channels, .columns = count,
     };
     product(&classified);
 }
 
+static void decoder_tile(const void *arguments, int32_t tile, void *scratch) {
+    const Decoder *d = arguments;
+    const size_t channels = (size_t)d->channels;
+    const int32_t begin = tile * TILE_ROWS, end = smaller(begin + TILE_ROWS, d->height);
+    float *own = scratch, *panels = own + SEGMENT * channels;
+    Rows rows = {.columns = {panels + SEGMENT * channels}};
+    for (int i = 1; i < COARSE; i++)
+        rows.columns[i] = rows.columns[i - 1] + columns_room(d, i - 1) * channels;
+    for (int32_t x = 0; x < d->width; x += SEGMENT)
+        for (int32_t y = begin; y < end; y++) segment(d, y, x, own, panels, &rows);
+}
+
 int KERNEL(segdeploy_decoder)(Pool *pool, const Decoder *d) {
-    size_t pixels = (size_t)d->width + padded((size_t)d->width);
-    for (int i = 0; i < COARSE; i++) pixels += (size_t)d->coarse_width[i];
-    return segdeploy_parallel(
-        pool, decoder_row, d, d->height, pixels * (size_t)d->channels * sizeof(float));
+    size_t pixels = 2 * SEGMENT;
+    for (int i = 0; i < COARSE; i++) pixels += columns_room(d, i);
+    return segdeploy_parallel(pool, decoder_tile, d, tiles_of(d->height, TILE_ROWS),
+                              pixels * (size_t)d->channels * sizeof(float));
 }

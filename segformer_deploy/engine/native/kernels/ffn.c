@@ -3,16 +3,16 @@
 #include "functions.h"
 #include "product.h"
 
-enum { TOKENS = 64, STRIPS = 2 * 8 };
+enum { TOKENS = 64, ACROSS = TOGETHER /* outputs of a row that share their loads */ };
 
 /* Rows handled at once, so that a product has enough rows to be worth its panels. */
 INLINE int32_t rows_at_once(const Ffn *f) {
     return smaller(tiles_of(TOKENS, f->width), tiles_of(f->height, 2));
 }
 
-/* Every strip expands two rows more than it gives; few and tall ones waste less. */
+/* Every strip expands two rows more than it gives: few and tall ones waste less. */
 INLINE int32_t strip_rows(const Ffn *f) {
-    const int32_t tall = larger(8, tiles_of(f->height, STRIPS));
+    const int32_t tall = larger(8, tiles_of(f->height, 2 * f->threads));
     return larger(rows_at_once(f), smaller(tall, tiles_of(f->height, 2)));
 }
 
@@ -21,6 +21,7 @@ typedef struct {
     float *normed; /* [rows_at_once, width, C] */
     float *ring;   /* [slots, width, hidden]; row y lies in slot y % slots */
     float *active; /* [rows_at_once, width, hidden] */
+    float *zeros;  /* [width, hidden]: the rows outside */
     int32_t slots;
 } Room;
 
@@ -28,14 +29,15 @@ static Room room_of(const Ffn *f, void *scratch) {
     const size_t at_once = (size_t)rows_at_once(f), width = (size_t)f->width;
     Room room = {.f = f, .normed = scratch, .slots = (int32_t)at_once + 2};
     room.active = room.normed + at_once * width * f->expand.inputs;
-    room.ring = room.active + at_once * width * f->expand.outputs;
+    room.zeros = room.active + at_once * width * f->expand.outputs;
+    room.ring = room.zeros + width * f->expand.outputs;
     return room;
 }
 
 static size_t room_bytes(const Ffn *f) {
     const size_t at_once = (size_t)rows_at_once(f), width = (size_t)f->width;
     const size_t hidden = (size_t)f->expand.outputs;
-    return width * (at_once * f->expand.inputs + (2 * at_once + 2) * hidden) * sizeof(float);
+    return width * (at_once * f->expand.inputs + (2 * at_once + 3) * hidden) * sizeof(float);
 }
 
 /* Hidden rows `begin` to `end`, at most rows_at_once of them; those outside are zeros' place. */
@@ -57,37 +59,53 @@ static void expand_rows(const Room *room, int32_t begin, int32_t end) {
     }
 }
 
-/* One output column of the 3x3 window: sums over the rows that exist. */
-INLINE Floats column_sum(
-    const float *const rows[3], size_t at, const Floats weight[9], const int column, Floats sum) {
+/* gelu(depthwise 3x3 + bias), `count` outputs of a row from `x` on, all channels. `left`, `right`:
+ * there is nothing beside them. `count` is a constant. */
+INLINE void activate(const int count, const Ffn *f, const float *const rows[3], int32_t x,
+                     const int left, const int right, float *to) {
+    const size_t hidden = (size_t)f->expand.outputs, at = (size_t)x * hidden;
+    for (size_t c = 0; c < hidden; c += LANES) {
+        Floats sum[ACROSS] = {{0}};
+#pragma GCC unroll 4
+        for (int i = 0; i < count; i++) sum[i] = load(f->depthwise_bias + c);
 #pragma GCC unroll 3
-    for (int row = 0; row < 3; row++)
-        if (rows[row]) sum += load(rows[row] + at) * weight[3 * row + column];
-    return sum;
+        for (int row = 0; row < 3; row++) {
+            const float *from = rows[row] + at + c;
+            Floats in[ACROSS + 2];
+            in[0] = left ? (Floats){0} : load(from - hidden);
+#pragma GCC unroll 4
+            for (int i = 0; i < count; i++) in[i + 1] = load(from + i * hidden);
+            in[count + 1] = right ? (Floats){0} : load(from + count * hidden);
+#pragma GCC unroll 3
+            for (int column = 0; column < 3; column++) {
+                const Floats weight = load(f->depthwise + (3 * row + column) * hidden + c);
+#pragma GCC unroll 4
+                for (int i = 0; i < count; i++) sum[i] += in[i + column] * weight;
+            }
+        }
+        gelu_of(sum);
+#pragma GCC unroll 4
+        for (int i = 0; i < count; i++) store(to + at + i * hidden + c, sum[i]);
+    }
 }
 
-/* gelu(depthwise 3x3 + bias) of row y; channels in the outer loop keep the weights in registers. */
 static void activate_row(const Room *room, int32_t y, float *to) {
     const Ffn *f = room->f;
-    const size_t hidden = (size_t)f->expand.outputs;
+    const int32_t width = f->width;
     const float *rows[3];
     for (int32_t i = 0; i < 3; i++) {
         const int32_t row = y - 1 + i;
-        const int inside = row >= 0 && row < f->height;
-        rows[i] = inside ? room->ring + (size_t)(row % room->slots) * f->width * hidden : NULL;
+        const size_t slot = (size_t)(row % room->slots) * width * f->expand.outputs;
+        rows[i] = row >= 0 && row < f->height ? room->ring + slot : room->zeros;
     }
-    for (size_t c = 0; c < hidden; c += LANES) {
-        Floats weight[9];
-        for (int i = 0; i < 9; i++) weight[i] = load(f->depthwise + i * hidden + c);
-        const Floats bias = load(f->depthwise_bias + c);
-        for (int32_t x = 0; x < f->width; x++) {
-            const size_t at = (size_t)x * hidden + c;
-            Floats sum = column_sum(rows, at, weight, 1, bias);
-            if (x > 0) sum = column_sum(rows, at - hidden, weight, 0, sum);
-            if (x + 1 < f->width) sum = column_sum(rows, at + hidden, weight, 2, sum);
-            store(to + at, gelu_of(sum));
-        }
+    if (width <= ACROSS) {
+        for (int32_t x = 0; x < width; x++) activate(1, f, rows, x, x == 0, x + 1 == width, to);
+        return;
     }
+    activate(ACROSS, f, rows, 0, 1, 0, to);
+    for (int32_t x = ACROSS; x + ACROSS < width; x += ACROSS)
+        activate(ACROSS, f, rows, x, 0, 0, to);
+    activate(ACROSS, f, rows, width - ACROSS, 0, 1, to); /* some of them a second time */
 }
 
 static void ffn_strip(const void *arguments, int32_t tile, void *scratch) {
@@ -96,6 +114,7 @@ static void ffn_strip(const void *arguments, int32_t tile, void *scratch) {
     const int32_t at_once = rows_at_once(f);
     const int32_t first = tile * strip_rows(f), last = smaller(first + strip_rows(f), f->height);
     const size_t hidden = (size_t)f->expand.outputs, channels = (size_t)f->contract.outputs;
+    memset(room.zeros, 0, (size_t)f->width * hidden * sizeof(float));
     int32_t made = first - 1;
     for (int32_t y = first; y < last; y += at_once) {
         const int32_t count = smaller(at_once, last - y);
@@ -113,7 +132,10 @@ static void ffn_strip(const void *arguments, int32_t tile, void *scratch) {
     }
 }
 
-int KERNEL(segdeploy_ffn)(Pool *pool, const Ffn *f) {
+int KERNEL(segdeploy_ffn)(Pool *pool, const Ffn *asked) {
+    Ffn ffn = *asked;
+    ffn.threads = segdeploy_threads(pool);
+    const Ffn *f = &ffn;
     return segdeploy_parallel(
         pool, ffn_strip, f, tiles_of(f->height, strip_rows(f)), room_bytes(f));
 }

@@ -14,7 +14,8 @@ INLINE void gather(const Convolution *c, int32_t y, int32_t x, float *to) {
             memset(to, 0, (size_t)c->kernel * channels * sizeof(float));
             continue;
         }
-        const float *from = (const float *)c->input + ((size_t)row * c->width + left + first) * channels;
+        const float *input = c->input;
+        const float *from = input + ((size_t)row * c->width + left + first) * channels;
         const size_t count = (size_t)(last - first) * channels;
         float *inner = to + (size_t)first * channels;
         memset(to, 0, (size_t)first * channels * sizeof(float));
@@ -47,52 +48,66 @@ static void pixels_less_mean(
     memset(inner + count, 0, (size_t)(end - last) * channels * sizeof(float));
 }
 
-/* Windows of an image, for `count` outputs of one row from `x` on: neighbours share pixels, so
- * each row of pixels becomes floats once and is copied from there. */
-static void gather_pixels(
-    const Convolution *c, int32_t y, int32_t x, int32_t count, float *strip, float *to) {
-    const size_t channels = (size_t)c->channels, part = (size_t)c->kernel * channels;
+/* Windows of an image, for `count` outputs of one row from `x` on. Neighbours share pixels: each
+ * row of pixels becomes floats once, and a window is `kernel` pieces of such rows. */
+static void pixels_product(
+    const Convolution *c, int32_t y, int32_t x, int32_t count, float *strips, float *output) {
+    const size_t channels = (size_t)c->channels;
     const int32_t begin = x * c->stride - c->padding;
     const int32_t end = begin + (count - 1) * c->stride + c->kernel;
+    const size_t strip = (size_t)(end - begin) * channels;
     for (int32_t ky = 0; ky < c->kernel; ky++) {
         const int32_t row = y * c->stride - c->padding + ky;
-        const int inside = row >= 0 && row < c->height;
-        if (inside) pixels_less_mean(c, row, begin, end, strip);
-        for (int32_t i = 0; i < count; i++) {
-            float *window = to + (size_t)i * c->linear.inputs + (size_t)ky * part;
-            if (inside) memcpy(window, strip + (size_t)i * c->stride * channels, part * sizeof(float));
-            else memset(window, 0, part * sizeof(float));
-        }
+        if (row >= 0 && row < c->height) pixels_less_mean(c, row, begin, end, strips + ky * strip);
+        else memset(strips + ky * strip, 0, strip * sizeof(float));
     }
+    Product p = product_of(strips, (size_t)c->stride * channels, count, &c->linear, output);
+    p.segments = c->kernel;
+    p.segment_stride = strip;
+    product(&p);
+}
+
+static void windows_product(
+    const Convolution *c, int32_t begin, int32_t rows, float *windows, float *output) {
+    const size_t depth = (size_t)c->linear.inputs;
+    for (int32_t row = 0; row < rows; row++) {
+        const int32_t at = begin + row;
+        gather(c, at / c->out_width, at % c->out_width, windows + row * depth);
+    }
+    const Product p = product_of(windows, depth, rows, &c->linear, output);
+    product(&p);
+}
+
+INLINE int32_t outputs_of_tile(const Convolution *c) {
+    return rows_of_tile(c->out_height * c->out_width, ROW_TILE);
 }
 
 static void convolution_tile(const void *arguments, int32_t tile, void *scratch) {
     const Convolution *c = arguments;
-    const int32_t outputs = c->out_height * c->out_width;
-    const int32_t step = rows_of_tile(outputs, ROW_TILE);
-    const int32_t begin = tile * step, rows = smaller(step, outputs - begin);
-    const size_t depth = (size_t)c->linear.inputs;
-    float *windows = scratch, *strip = windows + ROW_TILE * depth;
-    for (int32_t row = 0; row < rows;) {
-        const int32_t y = (begin + row) / c->out_width, x = (begin + row) % c->out_width;
-        const int32_t count = c->mean ? smaller(rows - row, c->out_width - x) : 1;
-        if (c->mean) gather_pixels(c, y, x, count, strip, windows + row * depth);
-        else gather(c, y, x, windows + row * depth);
-        row += count;
+    const int32_t step = outputs_of_tile(c), begin = tile * step;
+    const int32_t rows = smaller(step, c->out_height * c->out_width - begin);
+    const size_t outputs = (size_t)c->linear.outputs;
+    float *output = c->output + (size_t)begin * outputs;
+    if (c->mean) {
+        for (int32_t row = 0, count; row < rows; row += count) {
+            const int32_t y = (begin + row) / c->out_width, x = (begin + row) % c->out_width;
+            count = smaller(rows - row, c->out_width - x);
+            pixels_product(c, y, x, count, scratch, output + row * outputs);
+        }
+    } else {
+        windows_product(c, begin, rows, scratch, output);
     }
-    float *output = c->output + (size_t)begin * c->linear.outputs;
-    const Product p = product_of(windows, depth, rows, &c->linear, output);
-    product(&p);
     if (c->after.gamma) norm_rows(&c->after, output, output, rows);
 }
 
 int KERNEL(segdeploy_convolution)(Pool *pool, const Convolution *c) {
     if (c->mean && c->channels > MOST_CHANNELS) return STATUS_UNKNOWN_STEP;
-    const int32_t outputs = c->out_height * c->out_width;
-    const size_t strip = (size_t)(ROW_TILE * c->stride + c->kernel) * c->channels;
+    const size_t windows = (size_t)ROW_TILE * c->linear.inputs;
+    const size_t strips = (size_t)(ROW_TILE * c->stride + c->kernel) * c->channels * c->kernel;
     return segdeploy_parallel(
-        pool, convolution_tile, c, tiles_of(outputs, rows_of_tile(outputs, ROW_TILE)),
-        (ROW_TILE * (size_t)c->linear.inputs + strip) * sizeof(float));
+        pool, convolution_tile, c,
+        tiles_of(c->out_height * c->out_width, outputs_of_tile(c)),
+        (c->mean ? strips : windows) * sizeof(float));
 }
 
 static void linear_tile(const void *arguments, int32_t tile, void *scratch) {

@@ -15,8 +15,12 @@
 #include <stdint.h>
 #include <string.h>
 
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
+
 /* Raised whenever a signature or a struct below changes; library.py refuses another number. */
-#define SEGDEPLOY_NETWORK_ABI 1
+#define SEGDEPLOY_NETWORK_ABI 2
 
 #define SEGDEPLOY_API __attribute__((visibility("default")))
 #define INLINE static inline __attribute__((always_inline))
@@ -42,6 +46,80 @@ enum { STATUS_OK = 0, STATUS_NO_MEMORY = 1, STATUS_UNKNOWN_STEP = 2 };
 INLINE Floats load(const float *from) { return *(const LooseFloats *)from; }
 INLINE void store(float *to, Floats value) { *(LooseFloats *)to = value; }
 INLINE Floats splat(float value) { return value - (Floats){0}; }
+
+#ifdef __clang__
+#define SHUFFLED(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define SHUFFLED(a, b, ...) __builtin_shuffle(a, b, (Ints){__VA_ARGS__})
+#endif
+
+/* The greater and the lesser of two; `b` where one of them is not a number. */
+#if defined(__AVX2__)
+INLINE Floats greater_of(Floats a, Floats b) { return (Floats)_mm256_max_ps((__m256)a, (__m256)b); }
+INLINE Floats lesser_of(Floats a, Floats b) { return (Floats)_mm256_min_ps((__m256)a, (__m256)b); }
+#elif defined(__SSE2__)
+INLINE Floats greater_of(Floats a, Floats b) { return (Floats)_mm_max_ps((__m128)a, (__m128)b); }
+INLINE Floats lesser_of(Floats a, Floats b) { return (Floats)_mm_min_ps((__m128)a, (__m128)b); }
+#else
+INLINE Floats chosen(Ints where, Floats yes, Floats no) {
+    return (Floats)(((Ints)yes & where) | ((Ints)no & ~where));
+}
+INLINE Floats greater_of(Floats a, Floats b) { return chosen(a > b, a, b); }
+INLINE Floats lesser_of(Floats a, Floats b) { return chosen(a < b, a, b); }
+#endif
+
+#if defined(__AVX2__)
+/* Eight vectors: row i becomes column i. */
+INLINE void transpose(Floats v[LANES]) {
+    Floats t[LANES];
+#pragma GCC unroll 4
+    for (int i = 0; i < 8; i += 2) {
+        t[i] = SHUFFLED(v[i], v[i + 1], 0, 8, 1, 9, 4, 12, 5, 13);
+        t[i + 1] = SHUFFLED(v[i], v[i + 1], 2, 10, 3, 11, 6, 14, 7, 15);
+    }
+#pragma GCC unroll 2
+    for (int i = 0; i < 8; i += 4) {
+        v[i] = SHUFFLED(t[i], t[i + 2], 0, 1, 8, 9, 4, 5, 12, 13);
+        v[i + 1] = SHUFFLED(t[i], t[i + 2], 2, 3, 10, 11, 6, 7, 14, 15);
+        v[i + 2] = SHUFFLED(t[i + 1], t[i + 3], 0, 1, 8, 9, 4, 5, 12, 13);
+        v[i + 3] = SHUFFLED(t[i + 1], t[i + 3], 2, 3, 10, 11, 6, 7, 14, 15);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+        const Floats low = v[i], high = v[i + 4];
+        v[i] = SHUFFLED(low, high, 0, 1, 2, 3, 8, 9, 10, 11);
+        v[i + 4] = SHUFFLED(low, high, 4, 5, 6, 7, 12, 13, 14, 15);
+    }
+}
+INLINE float sum_of(Floats x) {
+    x += SHUFFLED(x, x, 4, 5, 6, 7, 0, 1, 2, 3);
+    x += SHUFFLED(x, x, 2, 3, 0, 1, 6, 7, 4, 5);
+    return x[0] + x[1];
+}
+INLINE float largest_of(Floats x) {
+    x = greater_of(x, SHUFFLED(x, x, 4, 5, 6, 7, 0, 1, 2, 3));
+    x = greater_of(x, SHUFFLED(x, x, 2, 3, 0, 1, 6, 7, 4, 5));
+    return x[0] > x[1] ? x[0] : x[1];
+}
+#else
+/* Four vectors: row i becomes column i. */
+INLINE void transpose(Floats v[LANES]) {
+    const Floats a = SHUFFLED(v[0], v[1], 0, 4, 1, 5), b = SHUFFLED(v[0], v[1], 2, 6, 3, 7);
+    const Floats c = SHUFFLED(v[2], v[3], 0, 4, 1, 5), d = SHUFFLED(v[2], v[3], 2, 6, 3, 7);
+    v[0] = SHUFFLED(a, c, 0, 1, 4, 5);
+    v[1] = SHUFFLED(a, c, 2, 3, 6, 7);
+    v[2] = SHUFFLED(b, d, 0, 1, 4, 5);
+    v[3] = SHUFFLED(b, d, 2, 3, 6, 7);
+}
+INLINE float sum_of(Floats x) {
+    x += SHUFFLED(x, x, 2, 3, 0, 1);
+    return x[0] + x[1];
+}
+INLINE float largest_of(Floats x) {
+    x = greater_of(x, SHUFFLED(x, x, 2, 3, 0, 1));
+    return x[0] > x[1] ? x[0] : x[1];
+}
+#endif
 
 /* y = x @ weight + bias. */
 typedef struct {
@@ -129,6 +207,7 @@ typedef struct {
     const float *depthwise;      /* [9][hidden] */
     const float *depthwise_bias; /* [hidden] */
     int32_t height, width;
+    int32_t threads;             /* filled in when it runs */
 } Ffn;
 
 enum { COARSE = 3 };
@@ -156,6 +235,8 @@ typedef void (*Tile)(const void *arguments, int32_t tile, void *scratch);
 int segdeploy_parallel(
     Pool *pool, Tile work, const void *arguments, int32_t tiles, size_t scratch_bytes);
 
+int32_t segdeploy_threads(const Pool *pool);
+
 int KERNEL(segdeploy_convolution)(Pool *, const Convolution *);
 int KERNEL(segdeploy_linear)(Pool *, const LinearRows *);
 int KERNEL(segdeploy_keys)(Pool *, const Keys *);
@@ -167,10 +248,11 @@ INLINE int32_t smaller(int32_t a, int32_t b) { return a < b ? a : b; }
 INLINE int32_t larger(int32_t a, int32_t b) { return a > b ? a : b; }
 INLINE int32_t tiles_of(int32_t count, int32_t step) { return (count + step - 1) / step; }
 
-/* Rows of one tile: whole tiles of a product, `most` of them, and eight tiles at least as long as
- * that leaves enough to do, so that no thread waits long for another's last. */
+/* Rows of one tile, at most `most`: a multiple of eight tiles, all alike, so that no thread waits
+ * long for another's last, unless that would leave too little to do in each. */
 INLINE int32_t rows_of_tile(int32_t rows, int32_t most) {
-    return smaller(most, larger(2 * ROWS, tiles_of(tiles_of(rows, 8), ROWS) * ROWS));
+    const int32_t eights = tiles_of(rows, 8 * most);
+    return smaller(most, larger(2 * ROWS, tiles_of(rows, 8 * eights)));
 }
 
 INLINE size_t padded(size_t count) { return (count + PANEL - 1) / PANEL * PANEL; }

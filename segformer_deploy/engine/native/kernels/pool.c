@@ -113,6 +113,8 @@ int segdeploy_parallel(
     return STATUS_OK;
 }
 
+int32_t segdeploy_threads(const Pool *pool) { return pool->threads; }
+
 SEGDEPLOY_API void segdeploy_network_pool_close(Pool *pool) {
     pthread_mutex_lock(&pool->mutex);
     atomic_store(&pool->stop, 1);

@@ -7,7 +7,7 @@
 enum { DEPTH = 256 }; /* of one pass: a panel of this depth stays in the first-level cache */
 
 typedef struct {
-    const float *a; /* [rows, depth], row stride a_stride */
+    const float *a; /* [rows, depth], row stride a_stride; see `segments` */
     size_t a_stride;
     const float *b; /* panels */
     float *c;       /* [rows, columns], row stride c_stride */
@@ -17,6 +17,10 @@ typedef struct {
     const float *residual;    /* added to the result, stride c_stride; or NULL */
     int32_t rows, depth, columns;
     int32_t relu;
+    /* Where a row of `a` is not in one piece: so many pieces of depth / segments floats, each
+     * segment_stride behind the one before. 0: one piece. */
+    int32_t segments;
+    size_t segment_stride;
 } Product;
 
 /* NaN stays NaN. */
@@ -50,7 +54,6 @@ INLINE void store_row(float *to, int32_t columns, const Floats from[2]) {
 INLINE void product_tile(
     const int rows, const Product *p, int32_t row, int32_t panel, int32_t begin, int32_t end) {
     const int32_t column = panel * PANEL, columns = smaller(PANEL, p->columns - column);
-    const float *a = p->a + (size_t)row * p->a_stride;
     const float *b = p->b + ((size_t)panel * p->depth + begin) * PANEL;
     float *c = p->c + (size_t)row * p->c_stride + column;
     Floats sum[ROWS][2];
@@ -68,13 +71,20 @@ INLINE void product_tile(
             sum[r][0] = sum[r][1] = splat(p->row_bias[row + r]);
         }
     }
-    for (int32_t k = begin; k < end; k++, b += PANEL) {
-        const Floats b0 = load(b), b1 = load(b + LANES);
+    /* The sums are stored once the depth has been walked: by then their lines are here. */
 #pragma GCC unroll 8
-        for (int r = 0; r < rows; r++) {
-            const Floats x = splat(a[(size_t)r * p->a_stride + k]);
-            sum[r][0] += x * b0;
-            sum[r][1] += x * b1;
+    for (int r = 0; r < rows; r++) __builtin_prefetch(c + (size_t)r * p->c_stride, 1);
+    const float *a = p->a + (size_t)row * p->a_stride + begin;
+    const int32_t pieces = larger(1, p->segments), length = (end - begin) / pieces;
+    for (int32_t piece = 0; piece < pieces; piece++, a += p->segment_stride) {
+        for (int32_t k = 0; k < length; k++, b += PANEL) {
+            const Floats b0 = load(b), b1 = load(b + LANES);
+#pragma GCC unroll 8
+            for (int r = 0; r < rows; r++) {
+                const Floats x = splat(a[(size_t)r * p->a_stride + k]);
+                sum[r][0] += x * b0;
+                sum[r][1] += x * b1;
+            }
         }
     }
     const int last = end == p->depth;
@@ -95,28 +105,38 @@ INLINE void product_tile(
     }
 }
 
+/* One panel. The last rows are split in halves: a tile of one or two rows would wait for its own
+ * sums, as fast as one of four. */
+INLINE void product_panel(const Product *p, int32_t panel, int32_t begin, int32_t end) {
+    int32_t row = 0;
+    while (row < p->rows) {
+        const int32_t left = p->rows - row;
+        const int32_t rows = left >= 2 * ROWS || left == ROWS ? ROWS
+                             : left > ROWS                    ? (left + 1) / 2
+                                                              : left;
+        switch (rows) {
+#if defined(__aarch64__)
+        case 8: product_tile(8, p, row, panel, begin, end); break;
+        case 7: product_tile(7, p, row, panel, begin, end); break;
+#endif
+        case 6: product_tile(6, p, row, panel, begin, end); break;
+        case 5: product_tile(5, p, row, panel, begin, end); break;
+        case 4: product_tile(4, p, row, panel, begin, end); break;
+        case 3: product_tile(3, p, row, panel, begin, end); break;
+        case 2: product_tile(2, p, row, panel, begin, end); break;
+        default: product_tile(1, p, row, panel, begin, end); break;
+        }
+        row += rows;
+    }
+}
+
 static void product(const Product *p) {
     const int32_t panels = tiles_of(p->columns, PANEL);
-    for (int32_t begin = 0; begin < p->depth; begin += DEPTH) {
-        const int32_t end = smaller(begin + DEPTH, p->depth);
-        for (int32_t panel = 0; panel < panels; panel++) {
-            int32_t row = 0;
-            for (; row + ROWS <= p->rows; row += ROWS)
-                product_tile(ROWS, p, row, panel, begin, end);
-            switch (p->rows - row) {
-#if defined(__aarch64__)
-            case 7: product_tile(7, p, row, panel, begin, end); break;
-            case 6: product_tile(6, p, row, panel, begin, end); break;
-#endif
-            case 5: product_tile(5, p, row, panel, begin, end); break;
-            case 4: product_tile(4, p, row, panel, begin, end); break;
-            case 3: product_tile(3, p, row, panel, begin, end); break;
-            case 2: product_tile(2, p, row, panel, begin, end); break;
-            case 1: product_tile(1, p, row, panel, begin, end); break;
-            default: break;
-            }
-        }
-    }
+    /* Pieces are walked in one pass: they are short. */
+    const int32_t step = p->segments ? p->depth : DEPTH;
+    for (int32_t begin = 0; begin < p->depth; begin += step)
+        for (int32_t panel = 0; panel < panels; panel++)
+            product_panel(p, panel, begin, smaller(begin + step, p->depth));
 }
 
 INLINE Product product_of(
@@ -128,40 +148,59 @@ INLINE Product product_of(
     };
 }
 
-INLINE float sum_of(Floats x) {
-    float total = 0;
-    for (int lane = 0; lane < LANES; lane++) total += x[lane];
-    return total;
-}
-
-INLINE void norm_row(const Norm *norm, const float *from, float *to) {
-    const int32_t width = norm->width, whole = width / LANES * LANES;
-    Floats sums = {0};
-    float sum = 0;
-    for (int32_t c = 0; c < whole; c += LANES) sums += load(from + c);
-    for (int32_t c = whole; c < width; c++) sum += from[c];
-    const float mean = (sum + sum_of(sums)) / (float)width;
+/* `rows` rows at once, so that one's sums are made while another waits for its own. `rows` is a
+ * constant. */
+INLINE void norm_together(const int rows, const Norm *norm, const float *from, float *to) {
+    const size_t width = (size_t)norm->width, whole = width / LANES * LANES;
+    const float share = 1.0f / (float)norm->width;
+    Floats sums[4], squares[4];
+    float mean[4], scale[4], sum[4];
+#pragma GCC unroll 4
+    for (int r = 0; r < rows; r++) sums[r] = squares[r] = (Floats){0}, sum[r] = 0;
+    for (size_t c = 0; c < whole; c += LANES)
+#pragma GCC unroll 4
+        for (int r = 0; r < rows; r++) sums[r] += load(from + r * width + c);
+    for (size_t c = whole; c < width; c++)
+        for (int r = 0; r < rows; r++) sum[r] += from[r * width + c];
+#pragma GCC unroll 4
+    for (int r = 0; r < rows; r++) mean[r] = (sum[r] + sum_of(sums[r])) * share, sum[r] = 0;
     /* The squares of differences, not the difference of squares: that one cancels. */
-    Floats squares = {0};
-    float square = 0;
-    for (int32_t c = 0; c < whole; c += LANES) {
-        const Floats x = load(from + c) - mean;
-        squares += x * x;
+    for (size_t c = 0; c < whole; c += LANES)
+#pragma GCC unroll 4
+        for (int r = 0; r < rows; r++) {
+            const Floats x = load(from + r * width + c) - mean[r];
+            squares[r] += x * x;
+        }
+    for (size_t c = whole; c < width; c++)
+        for (int r = 0; r < rows; r++) {
+            const float x = from[r * width + c] - mean[r];
+            sum[r] += x * x;
+        }
+#pragma GCC unroll 4
+    for (int r = 0; r < rows; r++) {
+        const float variance = (sum[r] + sum_of(squares[r])) * share;
+        scale[r] = 1.0f / __builtin_sqrtf(variance + norm->eps);
     }
-    for (int32_t c = whole; c < width; c++) square += (from[c] - mean) * (from[c] - mean);
-    const float variance = (square + sum_of(squares)) / (float)width;
-    const float scale = 1.0f / __builtin_sqrtf(variance + norm->eps);
-    for (int32_t c = 0; c < whole; c += LANES)
-        store(to + c,
-              (load(from + c) - mean) * scale * load(norm->gamma + c) + load(norm->beta + c));
-    for (int32_t c = whole; c < width; c++)
-        to[c] = (from[c] - mean) * scale * norm->gamma[c] + norm->beta[c];
+    for (size_t c = 0; c < whole; c += LANES) {
+        const Floats gamma = load(norm->gamma + c), beta = load(norm->beta + c);
+#pragma GCC unroll 4
+        for (int r = 0; r < rows; r++) {
+            const Floats x = load(from + r * width + c) - mean[r];
+            store(to + r * width + c, x * scale[r] * gamma + beta);
+        }
+    }
+    for (size_t c = whole; c < width; c++)
+        for (int r = 0; r < rows; r++)
+            to[r * width + c] =
+                (from[r * width + c] - mean[r]) * scale[r] * norm->gamma[c] + norm->beta[c];
 }
 
 /* `rows` rows of norm->width; in place where from == to. */
 INLINE void norm_rows(const Norm *norm, const float *from, float *to, int32_t rows) {
-    for (int32_t row = 0; row < rows; row++)
-        norm_row(norm, from + (size_t)row * norm->width, to + (size_t)row * norm->width);
+    const size_t width = (size_t)norm->width;
+    int32_t row = 0;
+    for (; row + 4 <= rows; row += 4) norm_together(4, norm, from + row * width, to + row * width);
+    for (; row < rows; row++) norm_together(1, norm, from + row * width, to + row * width);
 }
 
 #endif
