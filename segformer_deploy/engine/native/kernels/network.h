@@ -17,6 +17,8 @@
 
 #if defined(__SSE2__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 /* Raised whenever a signature or a struct below changes; library.py refuses another number. */
@@ -53,13 +55,20 @@ INLINE Floats splat(float value) { return value - (Floats){0}; }
 #define SHUFFLED(a, b, ...) __builtin_shuffle(a, b, (Ints){__VA_ARGS__})
 #endif
 
-/* The greater and the lesser of two; `b` where one of them is not a number. */
+/* The greater and the lesser of two; where `b` is not a number, not a number. */
 #if defined(__AVX2__)
 INLINE Floats greater_of(Floats a, Floats b) { return (Floats)_mm256_max_ps((__m256)a, (__m256)b); }
 INLINE Floats lesser_of(Floats a, Floats b) { return (Floats)_mm256_min_ps((__m256)a, (__m256)b); }
 #elif defined(__SSE2__)
 INLINE Floats greater_of(Floats a, Floats b) { return (Floats)_mm_max_ps((__m128)a, (__m128)b); }
 INLINE Floats lesser_of(Floats a, Floats b) { return (Floats)_mm_min_ps((__m128)a, (__m128)b); }
+#elif defined(__aarch64__)
+INLINE Floats greater_of(Floats a, Floats b) {
+    return (Floats)vmaxq_f32((float32x4_t)a, (float32x4_t)b);
+}
+INLINE Floats lesser_of(Floats a, Floats b) {
+    return (Floats)vminq_f32((float32x4_t)a, (float32x4_t)b);
+}
 #else
 INLINE Floats chosen(Ints where, Floats yes, Floats no) {
     return (Floats)(((Ints)yes & where) | ((Ints)no & ~where));

@@ -1,0 +1,48 @@
+/* The vector functions of the compiled network, one array at a time, for test_functions.py. */
+#include "attention.c"
+
+#define EXPORT __attribute__((visibility("default")))
+
+EXPORT int lanes(void) { return LANES; }
+
+/* `count`: a multiple of TOGETHER * LANES. */
+EXPORT void each_exp(float *values, int count) {
+    for (int at = 0; at < count; at += TOGETHER * LANES) {
+        Floats x[TOGETHER];
+        TOGETHER_DO(x[i] = load(values + at + i * LANES));
+        exp_of(x);
+        TOGETHER_DO(store(values + at + i * LANES, x[i]));
+    }
+}
+
+EXPORT void each_gelu(float *values, int count) {
+    for (int at = 0; at < count; at += TOGETHER * LANES) {
+        Floats x[TOGETHER];
+        TOGETHER_DO(x[i] = load(values + at + i * LANES));
+        gelu_of(x);
+        TOGETHER_DO(store(values + at + i * LANES, x[i]));
+    }
+}
+
+/* The row has room for whole groups of vectors. */
+EXPORT float row_softmax(float *row, int count) { return softmax_row(row, count); }
+
+/* [LANES, LANES] in place. */
+EXPORT void block_transpose(float *block) {
+    Floats v[LANES];
+    for (int i = 0; i < LANES; i++) v[i] = load(block + i * LANES);
+    transpose(v);
+    for (int i = 0; i < LANES; i++) store(block + i * LANES, v[i]);
+}
+
+EXPORT void rows_norm(
+    const float *gamma, const float *beta, float eps, int width, float *rows, int count) {
+    const Norm norm = {gamma, beta, eps, width};
+    norm_rows(&norm, rows, rows, count);
+}
+
+int segdeploy_parallel(
+    Pool *pool, Tile work, const void *arguments, int32_t tiles, size_t scratch_bytes) {
+    (void)pool, (void)work, (void)arguments, (void)tiles, (void)scratch_bytes;
+    return STATUS_UNKNOWN_STEP;
+}
