@@ -1,4 +1,9 @@
-/* Threads that live as long as a session; between steps they spin, between frames they sleep. */
+/* Threads that live as long as a session; between steps they spin, between frames they sleep.
+ *
+ * Nobody waits for a thread that has not begun: where another program has its core, the others do
+ * its share. A thread counts itself among the `active` before it looks whether the job is still
+ * `open`; who closes the job does the two in the other order. So once a closed job has no active
+ * thread left, none can touch it any more. */
 #define _GNU_SOURCE
 #include <pthread.h>
 #include <sched.h>
@@ -22,8 +27,9 @@ struct Pool {
     pthread_mutex_t mutex;
     pthread_cond_t wake;
     int32_t sleepers; /* under mutex */
-    atomic_int generation;
-    atomic_int next, left;
+    atomic_int generation; /* rises with each job */
+    atomic_int open, active;
+    atomic_int next; /* tile of the job */
     atomic_int stop;
     Tile work;
     const void *arguments;
@@ -46,29 +52,30 @@ static void work_off(Pool *pool, Worker *worker) {
     }
 }
 
-/* Until there is a new job; false at the end. */
-static int wait_for_job(Pool *pool, int seen) {
+/* Until there is a job later than number `*seen`, which becomes its number; false at the end. */
+static int wait_for_job(Pool *pool, int *seen) {
+    const int last = *seen;
     for (int spin = 0; spin < SPINS; spin++) {
-        if (atomic_load(&pool->generation) != seen) return 1;
+        if ((*seen = atomic_load(&pool->generation)) != last) return 1;
         if (atomic_load(&pool->stop)) return 0;
         relax();
     }
     pthread_mutex_lock(&pool->mutex);
     pool->sleepers++;
-    while (atomic_load(&pool->generation) == seen && !atomic_load(&pool->stop))
+    while (atomic_load(&pool->generation) == last && !atomic_load(&pool->stop))
         pthread_cond_wait(&pool->wake, &pool->mutex);
     pool->sleepers--;
     pthread_mutex_unlock(&pool->mutex);
-    return atomic_load(&pool->generation) != seen;
+    return (*seen = atomic_load(&pool->generation)) != last;
 }
 
 static void *worker_main(void *argument) {
     Worker *worker = argument;
     Pool *pool = worker->pool;
-    for (int seen = 0; wait_for_job(pool, seen); ) {
-        seen++;
-        work_off(pool, worker);
-        atomic_fetch_sub(&pool->left, 1);
+    for (int seen = 0; wait_for_job(pool, &seen); ) {
+        atomic_fetch_add(&pool->active, 1);
+        if (atomic_load(&pool->open)) work_off(pool, worker);
+        atomic_fetch_sub(&pool->active, 1);
     }
     return NULL;
 }
@@ -100,13 +107,14 @@ int segdeploy_parallel(
         return STATUS_OK;
     }
     atomic_store(&pool->next, 0);
-    atomic_store(&pool->left, pool->threads - 1);
+    atomic_store(&pool->open, 1);
     pthread_mutex_lock(&pool->mutex);
     atomic_fetch_add(&pool->generation, 1);
     if (pool->sleepers) pthread_cond_broadcast(&pool->wake);
     pthread_mutex_unlock(&pool->mutex);
     work_off(pool, &pool->workers[0]);
-    for (int spin = 0; atomic_load(&pool->left); spin++) {
+    atomic_store(&pool->open, 0);
+    for (int spin = 0; atomic_load(&pool->active); spin++) {
         if (spin < SPINS) relax();
         else sched_yield(); /* the last tile's thread may wait for this core */
     }
