@@ -41,6 +41,8 @@ from segformer_deploy.errors import MissingDependencyError, SegdeployError  # no
 from segformer_deploy.files import write_text  # noqa: E402
 
 REFERENCE, OURS, IN_GRAPH = "a", "e", "c"
+OUR_FILES = ("e", "f", "g")
+"""Peers that run what our own commands make."""
 SHARED_NEEDS = ("torch", "transformers", "onnx", "PIL")
 MODEL_SEED = 0
 IDLE_LIMIT = 0.02  # of one core; above it a sleeping child disturbs the others
@@ -67,7 +69,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     peers = [peer for peer in PEERS if peer.letter in options.only]
     check_installed(peers)
     work = _prepare(options)
-    job_file = _job(options, work, build_ours=any(peer.letter == OURS for peer in peers))
+    job_file = _job(options, work, build_ours=any(p.letter in OUR_FILES for p in peers))
     facts = report.machine_facts()
     with ExitStack() as stack:
         children = {}

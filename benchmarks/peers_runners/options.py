@@ -17,7 +17,9 @@ PEERS = (
         "c", "transformers, ONNX Runtime + argmax", "transformers_onnx_class_map", ("onnxruntime",)
     ),
     Peer("d", "transformers, OpenVINO FP32", "transformers_openvino", ("openvino",)),
-    Peer("e", "segformer-deploy", "ours", ("onnxruntime", "cv2")),
+    Peer("f", "our export, ONNX Runtime", "ours_onnxruntime", ("onnxruntime", "cv2")),
+    Peer("g", "our export, OpenVINO FP32", "ours_openvino", ("openvino", "cv2")),
+    Peer("e", "segformer-deploy", "ours", ("cv2",)),
 )
 
 
