@@ -244,6 +244,9 @@ typedef void (*Tile)(const void *arguments, int32_t tile, void *scratch);
 int segdeploy_parallel(
     Pool *pool, Tile work, const void *arguments, int32_t tiles, size_t scratch_bytes);
 
+/* Whether threads without work leave their cores to others at once, or look for more a while. */
+void segdeploy_rest(Pool *pool, int rest);
+
 int32_t segdeploy_threads(const Pool *pool);
 
 int KERNEL(segdeploy_convolution)(Pool *, const Convolution *);

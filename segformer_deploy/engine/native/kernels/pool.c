@@ -30,6 +30,7 @@ struct Pool {
     atomic_int generation; /* rises with each job */
     atomic_int open, active;
     atomic_int next; /* tile of the job */
+    atomic_int rest; /* between frames: sleep at once */
     atomic_int stop;
     Tile work;
     const void *arguments;
@@ -55,7 +56,7 @@ static void work_off(Pool *pool, Worker *worker) {
 /* Until there is a job later than number `*seen`, which becomes its number; false at the end. */
 static int wait_for_job(Pool *pool, int *seen) {
     const int last = *seen;
-    for (int spin = 0; spin < SPINS; spin++) {
+    for (int spin = 0; spin < SPINS && !atomic_load(&pool->rest); spin++) {
         if ((*seen = atomic_load(&pool->generation)) != last) return 1;
         if (atomic_load(&pool->stop)) return 0;
         relax();
@@ -120,6 +121,8 @@ int segdeploy_parallel(
     }
     return STATUS_OK;
 }
+
+void segdeploy_rest(Pool *pool, int rest) { atomic_store(&pool->rest, rest); }
 
 int32_t segdeploy_threads(const Pool *pool) { return pool->threads; }
 

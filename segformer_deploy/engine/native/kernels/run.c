@@ -5,6 +5,7 @@ SEGDEPLOY_API int32_t KERNEL(segdeploy_network_panel)(void) { return PANEL; }
 
 SEGDEPLOY_API int KERNEL(segdeploy_network_run)(Pool *pool, const Step *steps, int32_t count) {
     int status = STATUS_OK;
+    segdeploy_rest(pool, 0);
     for (int32_t i = 0; i < count && status == STATUS_OK; i++) {
         const void *arguments = steps[i].arguments;
         switch (steps[i].kind) {
@@ -17,5 +18,6 @@ SEGDEPLOY_API int KERNEL(segdeploy_network_run)(Pool *pool, const Step *steps, i
         default: status = STATUS_UNKNOWN_STEP;
         }
     }
+    segdeploy_rest(pool, 1);
     return status;
 }
