@@ -1,4 +1,4 @@
-"""From samples to figures: each point's medians, the fits along the axes, the two checks."""
+"""From samples to figures: each point's medians, the fits along the axes, warnings."""
 
 from __future__ import annotations
 
@@ -8,14 +8,12 @@ from typing import Any
 
 from peers_runners.compare import ratio_per_round
 from peers_runners.parent import Samples
+from scaling_checks import checks_of
 from scaling_fit import Line, PowerLaw, power_law, straight_line
 from scaling_plan import Plan, Point
 
 from segformer_deploy.bench.latency import percentile
 
-TIME_PER_MAC_LIMIT = 1.25
-"""Time per multiply-accumulate may grow by a quarter between the two sizes compared."""
-MEMORY_EXPONENT_LIMIT = 1.0
 IDLE_LIMIT = 0.02
 """Of one core; above it a process disturbs the others while they have their turn."""
 NOISY = 1.3
@@ -208,53 +206,6 @@ def speed_ups(plan: Plan, results: Results) -> list[dict[str, Any]]:
     return [
         {"threads": one["threads"], **{what: against_single(one, f"{what}_ms") for what in WHAT}}
         for one in axis
-    ]
-
-
-@dataclass(frozen=True)
-class Check:
-    """A limit, and what was found."""
-
-    what: str
-    limit: float
-    found: float
-    detail: str
-
-    @property
-    def met(self) -> bool:
-        return self.found <= self.limit
-
-    def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "met": self.met, "text": str(self)}
-
-    def __str__(self) -> str:
-        word = "met" if self.met else "missed"
-        return f"{self.what}: {self.found:.3f}, at most {self.limit}: {word} ({self.detail})"
-
-
-def checks_of(plan: Plan, results: Results, fits: Sequence[Fit]) -> list[Check]:
-    """The two: time per multiply-accumulate, and memory against pixels."""
-    small, large = (results[point] for point in plan.pair)
-    growth = ratio_per_round(
-        [ms / large["macs"] for ms in large["samples"]["network_ms"]],
-        [ms / small["macs"] for ms in small["samples"]["network_ms"]],
-    )
-    first, second = plan.compared
-    memory = [fit for fit in fits if fit.axis == "pixels" and fit.y.endswith("memory")]
-    return [
-        Check(
-            f"time per MAC, {second} over {first}",
-            TIME_PER_MAC_LIMIT,
-            growth.median,
-            f"median of the rounds; p10 to p90 {growth.p10:.3f} to {growth.p90:.3f}",
-        ),
-        Check(
-            "exponent of memory against pixels",
-            MEMORY_EXPONENT_LIMIT,
-            # The worse of the two: a network that fits does not help where the frame does not.
-            max(fit.rate for fit in memory),
-            ", ".join(f"{fit.y.partition('_')[0]} {fit}" for fit in memory),
-        ),
     ]
 
 

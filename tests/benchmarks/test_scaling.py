@@ -25,6 +25,7 @@ sys.path.insert(0, str(BENCHMARKS))
 
 import scaling  # noqa: E402
 import scaling_chart  # noqa: E402
+import scaling_checks  # noqa: E402
 import scaling_child  # noqa: E402
 import scaling_output  # noqa: E402
 import scaling_report  # noqa: E402
@@ -335,9 +336,26 @@ class TestChecks:
         assert steeper["found"] == pytest.approx(1)
         assert "network 1.00 ± 0.00, frame 0." in steeper["detail"]
 
+    @pytest.mark.parametrize(("times", "met"), [(1.3, True), (1.59, True), (1.61, False)])
+    def test_the_peak(self, times: float, met: bool) -> None:
+        # Made-up products run at 100 GMAC/s and thread.
+        check = self.check(2, ms=lambda point: times * macs_of(point) / 1e8 / point.threads)
+        assert check["found"] == pytest.approx(times)
+        assert check["met"] is met
+        assert check["text"].startswith("network at 512x512, 150 classes, ")
+
+    @pytest.mark.parametrize(("number", "classes", "limit"), [(3, 19, 0.03), (4, 150, 0.08)])
+    def test_the_share_of_the_class_map(self, number: int, classes: int, limit: float) -> None:
+        for share, met in ((limit - 0.002, True), (limit + 0.002, False)):
+            # A made-up frame takes 2 ms more than its network, 1.5 of them for the class map.
+            check = self.check(number, ms=lambda _, share=share: 1.5 / share - 2)
+            assert check["found"] == pytest.approx(share)
+            assert check["met"] is met
+            assert f"512x512, {classes} classes" in check["text"]
+
     def test_a_limit_reached_is_met(self) -> None:
-        assert scaling_report.Check("x", 1.25, 1.25, "").met
-        assert not scaling_report.Check("x", 1.25, math.nan, "").met
+        assert scaling_checks.Check("x", 1.25, 1.25, "").met
+        assert not scaling_checks.Check("x", 1.25, math.nan, "").met
 
 
 class TestWarnings:
