@@ -84,7 +84,7 @@ def _memory(fits: Sequence[Fit]) -> Check:
 
 def _peak(plan: Plan, results: Results) -> Check:
     """Of the point that the axes of pixels and classes share."""
-    point = Point(plan.base, plan.classes_elsewhere, 1, plan.threads)
+    point = Point(plan.base, plan.usual_classes, 1, plan.threads)
     share = results[point]["share_of_product"]
     return Check(
         f"network at {plan.base}, {point.classes} classes, over a matrix product of its MACs",
