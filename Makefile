@@ -9,7 +9,7 @@ TORCH ?= torch==2.13.0
 EDGE ?= .venv-edge
 BUILT := pyproject.toml CMakeLists.txt $(LOCK) $(wildcard segformer_deploy/*/kernels/* segformer_deploy/engine/native/kernels/* models/*/model.*)
 
-.PHONY: demo test test-slow check peers clean
+.PHONY: demo test test-slow check peers scaling clean
 
 # The demo needs the edge side only: no torch, no onnx.
 $(EDGE)/.installed: $(BUILT)
@@ -43,6 +43,9 @@ check: $(VENV)/.installed
 peers: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet -c $(LOCK) -e ".[cpu,export,dev,peers]"
 	$(BIN)/python benchmarks/peers.py
+
+scaling: $(VENV)/.installed
+	$(BIN)/python benchmarks/scaling.py
 
 clean:
 	rm -rf $(VENV) $(EDGE) build demo dist
