@@ -86,3 +86,36 @@ def test_the_readmes_peers_are_the_measured_ones() -> None:
         ratio_text = "1" if peer["ours"] else spread
         cells = (peer["name"], ratio_text, f"{peer['peak_mb']:.0f}", identical)
         assert "| " + " | ".join(cells) + " |" in text
+
+
+def test_the_readmes_nineteen_classes_are_the_measured_ones() -> None:
+    text = " ".join((ROOT / "README.md").read_text().split())
+    data = json.loads((ROOT / "benchmarks" / "results" / "peers-b0-19.json").read_text())
+    times = {peer["letter"]: peer["ratio_to_ours"]["median"] for peer in data["results"]}
+    task = data["task"]
+    assert (task["classes"], task["network"], task["frame"]) == (19, [512, 1024], [512, 1024])
+    found = f"{times['b']:.1f} times ours on ONNX Runtime and {times['d']:.1f} times on OpenVINO"
+    assert found in text
+
+
+def test_the_cpu_pages_figures_are_the_measured_ones() -> None:
+    text = (ROOT / "docs" / "cpu.md").read_text()
+    results = ROOT / "benchmarks" / "results"
+    data = json.loads((results / "scaling-b0.json").read_text())
+    growth, _, peak, *class_maps = (check["found"] for check in data["checks"])
+    laws = {(fit["x"], fit["y"]): fit.get("exponent") for fit in data["fits"]}
+    working = {one["name"]: one["memory_mib"]["frame"]["working"] for one in data["points"]}
+    for row in (
+        f"| {peak:.2f} times (512x512, 150 classes) |",
+        f"512x1024 over 256x256 | {growth:.2f} |",
+        f"multiply-accumulates^{laws['macs', 'network_ms']:.2f}",
+        f"pixels^{max(laws['pixels', f'{what}_memory'] for what in ('network', 'frame')):.2f}; "
+        f"{working['512x512-c150-b1-t2']:.0f} MiB at 512x512, "
+        f"{working['1024x2048-c150-b1-t2']:.0f} MiB at 1024x2048 |",
+        "{:.1f} % at 19 classes, {:.1f} % at 150".format(*(100 * one for one in class_maps)),
+    ):
+        assert row in text, row
+    peers = json.loads((results / "peers-b0-512.json").read_text())["results"]
+    times = {peer["letter"]: peer["ratio_to_ours"]["median"] for peer in peers}
+    assert f"| `--backend onnxruntime` | {times['f']:.1f} |" in text
+    assert f"| OpenVINO FP32, fixed size | {times['g']:.1f} |" in text
