@@ -24,8 +24,11 @@ EXPORT void each_gelu(float *values, int count) {
     }
 }
 
-/* The row has room for whole groups of vectors. */
-EXPORT float row_softmax(float *row, int count) { return softmax_row(row, count); }
+/* Rows that have room for whole groups of vectors. */
+EXPORT void rows_softmax(float *rows, int how_many, int count, float *inverse) {
+    softmax_rows(rows, how_many, count, inverse);
+}
+EXPORT int softmax_room(int count) { return (int)row_room(count); }
 
 /* [LANES, LANES] in place. */
 EXPORT void block_transpose(float *block) {

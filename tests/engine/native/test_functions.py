@@ -43,7 +43,6 @@ def functions(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     command += ["-fno-math-errno", "-fno-trapping-math", f"-I{KERNELS}", *flags]
     subprocess.run([*command, str(HERE / "functions.c"), "-o", str(library)], check=True)
     code = ctypes.CDLL(str(library))
-    code.row_softmax.restype = ctypes.c_float
     return code
 
 
@@ -87,17 +86,32 @@ def test_gelu_of_the_largest_and_of_no_number(functions) -> None:
     np.testing.assert_allclose(found, [np.inf, 3e38, np.nan, 0.0], rtol=2 * EPS, atol=0)
 
 
-@given(count=st.integers(1, 90), seed=st.integers(0, 99), scale=st.sampled_from([0.1, 5.0, 300.0]))
+@given(
+    rows=st.integers(1, 11),
+    count=st.integers(1, 90),
+    seed=st.integers(0, 99),
+    scale=st.sampled_from([0.1, 5.0, 300.0]),
+)
 @settings(max_examples=60, deadline=None)
-def test_softmax(functions, count: int, seed: int, scale: float) -> None:
-    scores = np.random.default_rng(seed).normal(0, scale, count).astype(np.float32)
-    room = -(-count // 64) * 64
-    row = np.full(room, 7e8, np.float32)  # what lies behind the end must not matter
-    row[:count] = scores
-    inverse = functions.row_softmax(pointer(row), count)
-    exact = torch.softmax(torch.from_numpy(scores).double(), 0).numpy()
+def test_softmax(functions, rows: int, count: int, seed: int, scale: float) -> None:
+    scores = np.random.default_rng(seed).normal(0, scale, (rows, count)).astype(np.float32)
+    room = functions.softmax_room(count)
+    found = np.full((rows, room), 7e8, np.float32)  # what lies behind the end must not matter
+    found[:, :count] = scores
+    inverse = np.empty(rows, np.float32)
+    functions.rows_softmax(pointer(found), rows, count, pointer(inverse))
+    exact = torch.softmax(torch.from_numpy(scores).double(), 1).numpy()
     # The error of one exp, and that of the sum of all.
-    assert np.abs(row[:count] * inverse - exact).max() <= 4 * EPS
+    assert np.abs(found[:, :count] * inverse[:, None] - exact).max() <= 4 * EPS
+
+
+def test_softmax_of_no_number_is_none(functions) -> None:
+    found = np.zeros((3, functions.softmax_room(40)), np.float32)
+    found[1, 7] = np.nan
+    inverse = np.empty(3, np.float32)
+    functions.rows_softmax(pointer(found), 3, 40, pointer(inverse))
+    assert np.isnan(inverse[1])
+    np.testing.assert_allclose(inverse[[0, 2]], 1 / 40, rtol=2 * EPS)
 
 
 @given(

@@ -43,17 +43,22 @@ INLINE size_t row_room(int32_t key_tokens) {
     return (size_t)tiles_of(key_tokens, TOGETHER * LANES) * TOGETHER * LANES;
 }
 
-/* In place; the row has room for whole groups of vectors. Gives 1 / sum. */
-INLINE float softmax_row(float *row, int32_t count) {
+INLINE float top_of(float *row, int32_t count) {
     const int32_t all = (int32_t)row_room(count), step = TOGETHER * LANES;
     /* Behind the end: no weight to speak of. */
     for (int32_t i = count; i < all; i++) row[i] = -__builtin_inff();
-    Floats largest[TOGETHER], sums[TOGETHER] = {{0}};
+    Floats largest[TOGETHER];
     TOGETHER_DO(largest[i] = load(row + i * LANES));
     for (int32_t at = step; at < all; at += step)
         TOGETHER_DO(largest[i] = greater_of(largest[i], load(row + at + i * LANES)));
     TOGETHER_DO(largest[0] = greater_of(largest[0], largest[i]));
-    const Floats top = splat(largest_of(largest[0]));
+    return largest_of(largest[0]);
+}
+
+/* e^(x - top) of a row, in place; their sums, per lane. */
+INLINE Floats exp_row(float *row, int32_t count, float top) {
+    const int32_t all = (int32_t)row_room(count), step = TOGETHER * LANES;
+    Floats sums[TOGETHER] = {{0}};
     for (int32_t at = 0; at < all; at += step) {
         Floats x[TOGETHER];
         TOGETHER_DO(x[i] = load(row + at + i * LANES) - top);
@@ -61,7 +66,24 @@ INLINE float softmax_row(float *row, int32_t count) {
         TOGETHER_DO(store(row + at + i * LANES, x[i]));
         TOGETHER_DO(sums[i] += x[i]);
     }
-    return 1.0f / sum_of((sums[0] + sums[1]) + (sums[2] + sums[3]));
+    return (sums[0] + sums[1]) + (sums[2] + sums[3]);
+}
+
+/* In place, `rows` rows with room for whole groups of vectors; 1 / sum of each. Step by step for
+ * all of them: a row's own steps wait for each other, those of another do not. */
+static void softmax_rows(float *scores, int32_t rows, int32_t count, float *inverse) {
+    enum { CHUNK = 8 };
+    const size_t stride = row_room(count);
+    for (int32_t begin = 0; begin < rows; begin += CHUNK) {
+        const int32_t end = smaller(begin + CHUNK, rows);
+        Floats sums[CHUNK];
+        for (int32_t row = begin; row < end; row++)
+            inverse[row] = top_of(scores + row * stride, count);
+        for (int32_t row = begin; row < end; row++)
+            sums[row - begin] = exp_row(scores + row * stride, count, inverse[row]);
+        for (int32_t row = begin; row < end; row++)
+            inverse[row] = 1.0f / sum_of(sums[row - begin]);
+    }
 }
 
 /* Queries per tile: their scores fill a part of the second-level cache. */
@@ -93,8 +115,7 @@ static void attention_tile(const void *arguments, int32_t tile, void *scratch) {
         };
         product(&compared);
         float inverse[10 * ROWS];
-        for (int32_t row = 0; row < rows; row++)
-            inverse[row] = softmax_row(scores + row * stride, a->key_tokens);
+        softmax_rows(scores, rows, a->key_tokens, inverse);
         const Product weighed = {
             .a = scores, .a_stride = stride,
             .b = a->values + (size_t)head * value_panels * a->key_tokens * PANEL,
