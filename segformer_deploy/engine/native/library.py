@@ -187,13 +187,20 @@ def _load(path: Path, variant: str | None) -> Library:
                 f"{path.name} has interface {abi}", f"{ABI}", "reinstall segformer-deploy"
             )
         code.segdeploy_network_variant.restype = ctypes.c_char_p
-        variant = variant or code.segdeploy_network_variant().decode()
+        best = code.segdeploy_network_variant().decode()
+        variant = variant or best
         run = getattr(code, f"segdeploy_network_run_{variant}")
         run.argtypes, run.restype = [_POINTER, ctypes.POINTER(Step), _INT], ctypes.c_int
         opened, closed = code.segdeploy_network_pool, code.segdeploy_network_pool_close
         opened.argtypes, opened.restype = [_INT], _POINTER
         closed.argtypes, closed.restype = [_POINTER], None
         panel = int(getattr(code, f"segdeploy_network_panel_{variant}")())
+        if variant not in (best, "baseline"):
+            raise BackendError(
+                f"{VARIABLE}={variant} on a processor that runs {best}",
+                f"{best} or baseline",
+                f"unset {VARIABLE}",
+            )
     except (OSError, AttributeError) as error:
         raise BackendError(
             f"{path.name} does not load: {error}",

@@ -20,6 +20,7 @@ from segformer_deploy.engine.native.weights import (
     Stage,
     address,
 )
+from segformer_deploy.errors import RunError
 
 Floats = npt.NDArray[np.float32]
 _NO_NORM = library.Norm()
@@ -80,6 +81,18 @@ class Program:
         self._kept.append(array)
         return address(array)
 
+    def _check(self, sizes: list[tuple[int, int]], height: int, width: int) -> None:
+        """RunError where a stage, or the keys of one of its blocks, would have no token."""
+        for number, (stage, (h, w)) in enumerate(
+            zip(self._network.stages, sizes, strict=True), start=1
+        ):
+            if min(h, w, *(_reduced(block, h, w) for block in stage.blocks)) < 1:
+                raise RunError(
+                    f"an input of {height}x{width}: nothing is left of it in stage {number}",
+                    "an input that every stage of this network can reduce",
+                    "use a larger --size",
+                )
+
     def _reserve(self, sizes: list[tuple[int, int]]) -> None:
         panel = self._panel
         for number, (stage, head, (h, w)) in enumerate(
@@ -98,7 +111,7 @@ class Program:
                 reduced = _reduced(block, h, w)
                 d = channels // block.heads
                 self._buffer("reduced", reduced * channels)
-                self._buffer(_keys_name(number), -(-reduced // panel) * panel * channels)
+                self._buffer("keys", -(-reduced // panel) * panel * channels)
                 self._buffer("values", block.heads * -(-d // panel) * panel * reduced)
 
     # Steps ------------------------------------------------------------------------------------
@@ -109,6 +122,7 @@ class Program:
         for stage in self._network.stages:
             h, w = stage.embed.out(h), stage.embed.out(w)
             sizes.append((h, w))
+        self._check(sizes, height, width)
         self._reserve(sizes)
         source, before = 0, (height, width)
         stages = zip(self._network.stages, self._network.head, sizes, strict=True)
@@ -134,7 +148,7 @@ class Program:
     def _block(self, number: int, block: Block, size: tuple[int, int]) -> None:
         h, w = size
         x, attended = self._at("tokens"), self._at("attended")
-        keys, values = self._at(_keys_name(number)), self._at("values")
+        keys, values = self._at("keys"), self._at("values")
         reduced = _reduced(block, h, w)
         source, before = x, block.norm1.struct
         if block.reduce is not None:
@@ -264,9 +278,4 @@ def _reduced(block: Block, h: int, w: int) -> int:
     """Tokens that keys and values are made from."""
     if block.reduce is None:
         return h * w
-    return block.reduce.out(h) * block.reduce.out(w)
-
-
-def _keys_name(number: int) -> str:
-    """A buffer per stage: its last panel ends in zeros that nothing may write to."""
-    return f"keys{number}"
+    return max(block.reduce.out(h), 0) * max(block.reduce.out(w), 0)

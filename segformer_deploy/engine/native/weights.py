@@ -1,8 +1,9 @@
 """An exported graph's weights, packed for the kernels.
 
-The graph must be the plain FP32 deploy form that the exporter writes: its operations are
-counted and every weight must have been used, so that a graph that computes anything else
-(quantised, with a class map inside, edited by hand) is declined and not misread.
+The graph must be the plain FP32 deploy form that the exporter writes: every node is compared
+with the one expected (plain.py) and every weight must have been used, so that a graph that
+computes anything else (quantised, with a class map inside, edited by hand) is declined and not
+misread.
 """
 
 from __future__ import annotations
@@ -43,6 +44,8 @@ class Linear:
         self.weight = panels_from_matrix(weight, panel)
         self.bias: Floats | None = None
         if bias is not None:
+            if bias.shape != (self.outputs,):
+                raise ValueError(f"a bias of shape {bias.shape}")
             self.bias = np.zeros(self.weight.shape[0] * panel, np.float32)
             self.bias[: self.outputs] = bias
         self.struct = library.Linear(
@@ -135,7 +138,7 @@ def network_from_graph(graph: OnnxGraph, panel: int) -> Network:
     left = sorted(reader.unused())
     if left:
         raise unsupported(f"it has weights of its own ({', '.join(left[:3])})")
-    check_plain(graph.nodes, network)
+    check_plain(graph.nodes, graph.weights, network)
     return network
 
 
@@ -200,7 +203,7 @@ class _Reader:
             reduce_norm=self.norm(f"{attention}.reduce_norm") if reduces else None,
             expand=self.pointwise(f"{ffn}.expand"),
             contract=self.pointwise(f"{ffn}.contract"),
-            depthwise=np.ascontiguousarray(depthwise.reshape(-1, 9).T),
+            depthwise=np.array(depthwise.reshape(-1, 9).T, order="C"),
             depthwise_bias=np.array(self.take(f"{ffn}.depthwise.bias")),
         )
 
@@ -228,6 +231,7 @@ class _Reader:
             mean=np.array(self.take("mean")).reshape(-1),
             stages=tuple(self.stage(number) for number in range(1, 5)),
             head=tuple(self.head_stage(number) for number in range(1, 5)),
-            classifier=np.ascontiguousarray(self.take("decoder.classifier.weight").T),
+            # Copied in any case: in the file it may lie at an odd address.
+            classifier=np.array(self.take("decoder.classifier.weight").T, order="C"),
             classifier_bias=np.array(self.take("decoder.classifier.bias")),
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 
@@ -74,7 +75,11 @@ def variant(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize(
-    "shape", [(1, 64, 64), (2, 96, 65), (1, 70, 98), (3, 65, 161), (1, 128, 256)]
+    "shape",
+    [
+        *((1, 64, 64), (2, 96, 65), (1, 70, 98), (3, 65, 161), (1, 128, 256)),
+        (1, 64, 556),  # more than the decoder takes of a row at once, three times
+    ],
 )
 def test_logits_are_those_of_transformers(small, variant: str, shape) -> None:
     path, theirs = small
@@ -83,8 +88,10 @@ def test_logits_are_those_of_transformers(small, variant: str, shape) -> None:
 
 
 @given(st.integers(64, 200), st.integers(64, 200), st.integers(1, 3))
-@settings(max_examples=15, deadline=None)
-def test_any_size(small, height: int, width: int, threads: int) -> None:
+@settings(
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_any_size(small, variant: str, height: int, width: int, threads: int) -> None:
     path, theirs = small
     frames = random_frames(1, height, width, seed=height * width)
     assert_equal_to_rounding(logits_of(path, frames, threads), double_logits(theirs, frames))
@@ -110,6 +117,17 @@ def test_published_widths(tmp_path: Path, variant: str, name: str) -> None:
     """B0's heads are 32 wide, all others' 64."""
     ours, theirs = same_weights(config_for(name, 19), tmp_path, seed=1)
     frames = random_frames(1, 96, 128)
+    found = logits_of(saved(ours, tmp_path / "m.onnx"), frames)
+    assert_equal_to_rounding(found, double_logits(theirs.double(), frames))
+
+
+@pytest.mark.parametrize("reductions", [(1, 1, 1, 1), (2, 1, 1, 1)])
+def test_more_keys_than_one_pass_takes(
+    tmp_path: Path, variant: str, reductions: tuple[int, int, int, int]
+) -> None:
+    """Up to 33 x 41 keys, no multiple of any vector; a pass takes 256."""
+    ours, theirs = same_weights(replace(SMALL, reductions=reductions), tmp_path, seed=6)
+    frames = random_frames(1, 130, 164)
     found = logits_of(saved(ours, tmp_path / "m.onnx"), frames)
     assert_equal_to_rounding(found, double_logits(theirs.double(), frames))
 
@@ -178,8 +196,27 @@ def test_two_sessions_do_not_meet(small) -> None:
     one, two = engine.session(), engine.session()
     a, b = random_frames(1, 64, 96, seed=1), random_frames(1, 64, 96, seed=2)
     first = one.run({"image": a})["logits"]
-    two.run({"image": b})
+    second = two.run({"image": b})["logits"]
     assert_equal_to_rounding(first, double_logits(theirs, a))
+    assert_equal_to_rounding(second, double_logits(theirs, b))
+
+
+def test_sessions_run_at_the_same_time(small) -> None:
+    path, theirs = small
+    engine = NativeEngine(path, 3)
+
+    def many_runs(seed: int) -> np.ndarray:
+        session, frames = engine.session(), random_frames(1, 64, 96, seed=seed)
+        first = session.run({"image": frames})["logits"].copy()
+        for _ in range(30):
+            np.testing.assert_array_equal(session.run({"image": frames})["logits"], first)
+        session.close()
+        return first
+
+    with ThreadPoolExecutor(4) as threads:
+        for seed, found in enumerate(threads.map(many_runs, range(4))):
+            expected = double_logits(theirs, random_frames(1, 64, 96, seed=seed))
+            assert_equal_to_rounding(found, expected)
 
 
 def test_closed_is_closed_and_twice_is_safe(small) -> None:
@@ -269,6 +306,96 @@ def test_a_resize_with_other_rules_is_refused(small, tmp_path: Path) -> None:
         if attribute.name == "coordinate_transformation_mode":
             attribute.s = b"align_corners"
     refused(tmp_path / "m.onnx", model, "Resize")
+
+
+def value_of(model: onnx.ModelProto, name: str) -> onnx.TensorProto:
+    return next(one for one in model.graph.initializer if one.name == name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("mean", "decoder.classifier.bias", "stage1.block0.norm1.weight"),
+        *("stage1.block0.norm1.bias", "stage2.block0.ffn.expand.bias"),
+        *("stage1.block0.attention.output.bias", "stage3.embed_norm.weight"),
+    ],
+)
+def test_a_weight_that_would_be_broadcast_is_refused(small, tmp_path: Path, name: str) -> None:
+    model = onnx.load(small[0])
+    tensor = value_of(model, name)
+    one = numpy_helper.to_array(tensor).reshape(-1)[:1].copy()
+    tensor.CopyFrom(numpy_helper.from_array(one, name))
+    refused(tmp_path / "m.onnx", model, "shape|size|is")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["frames.centred", "stage1.block0.out", "stage2.block0.attention.scores", "decoder.sum3"],
+)
+def test_swapped_inputs_are_refused(small, tmp_path: Path, name: str) -> None:
+    """Sums do not mind, but nobody has to reason about which nodes are sums."""
+    model = onnx.load(small[0])
+    node = next(node for node in model.graph.node if node.name == name)
+    node.input[0], node.input[1] = node.input[1], node.input[0]
+    refused(tmp_path / "m.onnx", model, "other values")
+
+
+def test_swapped_keys_and_values_are_refused(small, tmp_path: Path) -> None:
+    model = onnx.load(small[0])
+    node = next(node for node in model.graph.node if node.op_type == "Split")
+    node.output[0], node.output[1] = node.output[1], node.output[0]
+    refused(tmp_path / "m.onnx", model, "other values")
+
+
+def test_another_order_of_axes_is_refused(small, tmp_path: Path) -> None:
+    model = onnx.load(small[0])
+    node = next(node for node in model.graph.node if node.op_type == "Transpose")
+    node.attribute[0].ints[:] = [0, 3, 2, 1]
+    refused(tmp_path / "m.onnx", model, "perm")
+
+
+def test_another_target_of_a_reshape_is_refused(small, tmp_path: Path) -> None:
+    model = onnx.load(small[0])
+    tensor = next(one for one in model.graph.initializer if one.name.startswith("shape.0_minus1_"))
+    values = numpy_helper.to_array(tensor)[::-1].copy()
+    tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    with pytest.raises(BackendError):
+        onnx.save(model, tmp_path / "m.onnx")
+        NativeEngine(tmp_path / "m.onnx", 1)
+
+
+def test_a_node_more_is_refused(small, tmp_path: Path) -> None:
+    model = onnx.load(small[0])
+    model.graph.node.append(helper.make_node("Transpose", ["frames.nchw"], ["more"], name="more"))
+    refused(tmp_path / "m.onnx", model, "'more'")
+
+
+def test_a_convolution_that_leaves_its_pads_out_is_refused(small, tmp_path: Path) -> None:
+    model = onnx.load(small[0])
+    node = next(node for node in model.graph.node if node.name == "stage1.block0.ffn.expand")
+    kept = [one for one in node.attribute if one.name not in ("pads", "strides")]
+    del node.attribute[:]
+    node.attribute.extend(kept)
+    refused(tmp_path / "m.onnx", model, "expand")
+
+
+@pytest.mark.parametrize(
+    "change", [{"strides": (2, 2, 2, 2)}, {"patch_sizes": (4, 3, 3, 3)}], ids=str
+)
+def test_a_first_stage_of_another_size_is_refused(tmp_path: Path, change) -> None:
+    """Its logits would not have a quarter of the frame's sides."""
+    model = random_segformer(replace(SMALL, **change), 0)
+    onnx.save(onnx_from_model(model, spec_for(model.config)), tmp_path / "m.onnx")
+    with pytest.raises(BackendError, match="first stage"):
+        NativeEngine(tmp_path / "m.onnx", 1)
+
+
+def test_an_input_that_a_stage_cannot_reduce_is_refused(tmp_path: Path) -> None:
+    model = random_segformer(replace(SMALL, reductions=(20, 4, 2, 1)), 0)
+    session = NativeEngine(saved(model, tmp_path / "m.onnx"), 1).session()
+    with pytest.raises(RunError, match="64x64: nothing is left of it in stage 1"):
+        session.run({"image": random_frames(1, 64, 64)})
+    assert np.isfinite(session.run({"image": random_frames(1, 96, 96)})["logits"]).all()
 
 
 def test_a_class_map_inside_is_refused(small, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 #include "functions.h"
 #include "product.h"
 
-enum { KEY_TILE = 2 * PANEL, SCORES = 1 << 13 };
+enum { KEY_TILE = 2 * PANEL, SCORES = 1 << 13, MOST_QUERIES = 10 * ROWS };
 
 static void keys_tile(const void *arguments, int32_t tile, void *scratch) {
     const Keys *k = arguments;
@@ -89,7 +89,7 @@ static void softmax_rows(float *scores, int32_t rows, int32_t count, float *inve
 /* Queries per tile: their scores fill a part of the second-level cache. */
 INLINE int32_t queries_of(const Attention *a) {
     const int32_t fit = SCORES / a->key_tokens / ROWS * ROWS;
-    return rows_of_tile(a->tokens, smaller(10 * ROWS, larger(2 * ROWS, fit)));
+    return rows_of_tile(a->tokens, smaller(MOST_QUERIES, larger(2 * ROWS, fit)));
 }
 
 static void attention_tile(const void *arguments, int32_t tile, void *scratch) {
@@ -114,7 +114,7 @@ static void attention_tile(const void *arguments, int32_t tile, void *scratch) {
             .rows = rows, .depth = d, .columns = key_panels * PANEL,
         };
         product(&compared);
-        float inverse[10 * ROWS];
+        float inverse[MOST_QUERIES];
         softmax_rows(scores, rows, a->key_tokens, inverse);
         const Product weighed = {
             .a = scores, .a_stride = stride,

@@ -16,14 +16,16 @@ INLINE void horner(Floats p[TOGETHER], const Floats t[TOGETHER], float constant)
     TOGETHER_DO(p[i] = p[i] * t[i] + constant);
 }
 
-/* e^x for x <= 0, in place, NaN for NaN; below -87 as at -87, 1.6e-38.
+/* e^x for x <= 0, in place, NaN for NaN; below -60 as at -60, 9e-27: nothing beside a sum of 1 or
+ * more, and large enough that its products are no denormal numbers, which take many times as
+ * long.
  *
  * 2^(n + f) with |f| <= 1/2: the polynomial is the minimax one of degree 5 in relative error,
  * 7.5e-8. The product x log2(e) is not exact: the relative error grows by |x| 6e-8, while e^x
  * falls faster than that. */
 INLINE void exp_of(Floats x[TOGETHER]) {
     Floats shifted[TOGETHER], p[TOGETHER];
-    TOGETHER_DO(x[i] = greater_of(splat(-87.0f), x[i]));
+    TOGETHER_DO(x[i] = greater_of(splat(-60.0f), x[i]));
     /* Adding 1.5 * 2^23 rounds to the nearest integer n; 127 is the exponent of 1. */
     const float shift = 12582912.0f + 127.0f;
     TOGETHER_DO(shifted[i] = x[i] * 1.44269504088896341f + shift);
@@ -58,7 +60,9 @@ INLINE void gelu_of(Floats x[TOGETHER]) {
     horner(p, t, 1.940206035e-01f);
     horner(p, t, 1.128379007e+00f);
     TOGETHER_DO(x[i] = x[i] * 0.5f);
-    TOGETHER_DO(x[i] = x[i] + x[i] * (z[i] * p[i] / q[i]));
+    /* The quotient may round to one beyond -1, where x is far below 0 and its GELU is 0. */
+    TOGETHER_DO(z[i] = greater_of(splat(-1.0f), z[i] * p[i] / q[i]));
+    TOGETHER_DO(x[i] = x[i] + x[i] * z[i]);
 }
 
 #endif

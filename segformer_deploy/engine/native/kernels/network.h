@@ -260,13 +260,11 @@ INLINE int32_t smaller(int32_t a, int32_t b) { return a < b ? a : b; }
 INLINE int32_t larger(int32_t a, int32_t b) { return a > b ? a : b; }
 INLINE int32_t tiles_of(int32_t count, int32_t step) { return (count + step - 1) / step; }
 
-/* Rows of one tile, at most `most`: a multiple of eight tiles, all alike, so that no thread waits
- * long for another's last, unless that would leave too little to do in each. */
+/* Rows of one tile, at most `most`: about a multiple of eight tiles, alike but for the last, so
+ * that no thread waits long for another, unless that would leave too little to do in each. */
 INLINE int32_t rows_of_tile(int32_t rows, int32_t most) {
     const int32_t eights = tiles_of(rows, 8 * most);
     return smaller(most, larger(2 * ROWS, tiles_of(rows, 8 * eights)));
 }
-
-INLINE size_t padded(size_t count) { return (count + PANEL - 1) / PANEL * PANEL; }
 
 #endif

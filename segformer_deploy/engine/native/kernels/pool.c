@@ -12,7 +12,8 @@
 
 #include "network.h"
 
-enum { SPINS = 1 << 14 }; /* some 50 microseconds: longer than the gap between two steps */
+/* 50 to 400 microseconds, as long as a pause takes here: longer than the gap between two steps. */
+enum { SPINS = 1 << 14 };
 
 typedef struct {
     pthread_t thread;
