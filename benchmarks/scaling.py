@@ -123,9 +123,11 @@ class Inputs:
 
         from segformer_deploy.graph.macs import count_macs
 
+        graphs = {
+            count: onnx.load(self._onnx(count)) for count in {point.classes for point in points}
+        }
         return {
-            point: count_macs(onnx.load(self._onnx(point.classes)), point.size, point.batch)
-            for point in points
+            point: count_macs(graphs[point.classes], point.size, point.batch) for point in points
         }
 
     def child(self, point: Point, purpose: Purpose) -> Child:

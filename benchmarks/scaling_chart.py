@@ -108,31 +108,26 @@ def _memory(axes: Any, data: dict[str, Any]) -> None:
 
 
 def _classes(axes: Any, data: dict[str, Any]) -> None:
-    for what in COLOURS:
-        label = f"{what}: {_fit(data, 'classes', f'{what}_ms')['text']} per class"
-        _draw(axes, data, "classes", f"{what}_ms", label)
-    points = _points(data, "classes")
-    axes.set_ylim(0, 1.45 * max(point["frame_ms"]["p75"] for point in points))
+    _from_zero(axes, data, "classes", "{what}: {fit} per class")
     axes.set(xlabel="classes", ylabel="ms")
-    axes.set_xticks([point["classes"] for point in points])
     _title_of(axes, f"Time against classes, {data['task']['size_of_classes_and_threads']}")
-    _legend(axes)
 
 
 def _batch(axes: Any, data: dict[str, Any]) -> None:
-    for what in COLOURS:
-        _draw(
-            axes,
-            data,
-            "batch",
-            f"{what}_ms",
-            f"{what}: b^{_fit(data, 'batch', f'{what}_ms')['text']}",
-        )
-    points = _points(data, "batch")
-    axes.set_ylim(0, 1.45 * max(point["frame_ms"]["p75"] for point in points))
+    _from_zero(axes, data, "batch", "{what}: b^{fit}")
     axes.set(xlabel="frames in a batch, b", ylabel="ms a batch")
-    axes.set_xticks([point["batch"] for point in points])
     _title_of(axes, f"Batch, {data['task']['size_of_batches']}")
+
+
+def _from_zero(axes: Any, data: dict[str, Any], axis: str, label: str) -> None:
+    """Times along `axis` on linear scales, with room above them for the legend."""
+    for what in COLOURS:
+        quantity = f"{what}_ms"
+        text = label.format(what=what, fit=_fit(data, axis, quantity)["text"])
+        _draw(axes, data, axis, quantity, text)
+    points = _points(data, axis)
+    axes.set_ylim(0, 1.45 * max(point["frame_ms"]["p75"] for point in points))
+    axes.set_xticks([point[axis] for point in points])
     _legend(axes)
 
 

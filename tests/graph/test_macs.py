@@ -103,12 +103,17 @@ def test_node_counts_add_up() -> None:
     assert list(counts.values()) == sorted(counts.values(), reverse=True)
 
 
-def test_shapes_that_do_not_follow_are_refused() -> None:
+def with_a_secret_node(name: str) -> onnx.ModelProto:
+    """A graph in which nobody knows what the node `name` gives."""
     graph = onnx_from_model(random_segformer(TINY, 1), spec_for(TINY))
-    for node in graph.graph.node:
-        if node.name == "stage1.embed":
-            node.op_type, node.domain = "Secret", "elsewhere"
+    node = next(node for node in graph.graph.node if node.name == name)
+    node.op_type, node.domain = "Secret", "elsewhere"
     graph.opset_import.append(helper.make_opsetid("elsewhere", 1))
+    return graph
+
+
+def test_shapes_that_do_not_follow_are_refused() -> None:
+    graph = with_a_secret_node("stage1.embed")
     with pytest.raises(OnnxFileError, match=r"cannot be worked out|do not fit"):
         count_macs(graph, FrameSize(64, 64))
 
@@ -271,10 +276,6 @@ def test_moved_bytes_are_those_of_a_run() -> None:
 
 
 def test_a_value_of_unknown_rank_is_refused() -> None:
-    graph = onnx_from_model(random_segformer(TINY, 1), spec_for(TINY))
-    for node in graph.graph.node:
-        if node.name == "decoder.classifier":
-            node.op_type, node.domain = "Secret", "elsewhere"
-    graph.opset_import.append(helper.make_opsetid("elsewhere", 1))
+    graph = with_a_secret_node("decoder.classifier")
     with pytest.raises(OnnxFileError, match=r"cannot be worked out|do not fit"):
         activation_memory(graph, FrameSize(64, 64))

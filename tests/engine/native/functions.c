@@ -6,23 +6,21 @@
 EXPORT int lanes(void) { return LANES; }
 
 /* `count`: a multiple of TOGETHER * LANES. */
-EXPORT void each_exp(float *values, int count) {
+static void each(void (*function)(Floats[TOGETHER]), float *values, int count) {
     for (int at = 0; at < count; at += TOGETHER * LANES) {
         Floats x[TOGETHER];
         TOGETHER_DO(x[i] = load(values + at + i * LANES));
-        exp_of(x);
+        function(x);
         TOGETHER_DO(store(values + at + i * LANES, x[i]));
     }
 }
 
-EXPORT void each_gelu(float *values, int count) {
-    for (int at = 0; at < count; at += TOGETHER * LANES) {
-        Floats x[TOGETHER];
-        TOGETHER_DO(x[i] = load(values + at + i * LANES));
-        gelu_of(x);
-        TOGETHER_DO(store(values + at + i * LANES, x[i]));
-    }
-}
+/* always_inline functions have no address of their own. */
+static void any_exp(Floats x[TOGETHER]) { exp_of(x); }
+static void any_gelu(Floats x[TOGETHER]) { gelu_of(x); }
+
+EXPORT void each_exp(float *values, int count) { each(any_exp, values, count); }
+EXPORT void each_gelu(float *values, int count) { each(any_gelu, values, count); }
 
 /* Rows that have room for whole groups of vectors. */
 EXPORT void rows_softmax(float *rows, int how_many, int count, float *inverse) {
