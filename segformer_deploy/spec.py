@@ -16,6 +16,8 @@ from typing import Any, Literal, get_args
 from segformer_deploy.errors import FrameError, SpecError
 
 METADATA_KEY = "segdeploy"
+PRECISION_KEY = "segdeploy.precision"
+"""Metadata of an FP16 or INT8 graph: what was cast or quantised, what was not, and why."""
 SPEC_FORMAT = 1
 SMALLEST_NETWORK_SIDE = 64
 """Below this the sequence reduction of stage 1 and the later stages run out of pixels."""

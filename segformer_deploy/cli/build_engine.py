@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,9 +12,29 @@ from segformer_deploy.cli.common import (
     emit,
     onnx_or_newest,
     parse_size,
+    progress,
     say,
     warn_if_random,
 )
+from segformer_deploy.cli.precision_options import (
+    Equalise,
+    GateImages,
+    GateLabels,
+    Method,
+    Percentile,
+    Samples,
+    calibration_options,
+    folder_pair,
+    show_report,
+)
+from segformer_deploy.errors import InputError
+
+if TYPE_CHECKING:
+    from segformer_deploy.spec import FrameSize
+    from segformer_deploy.workflow.build import BuildReport
+    from segformer_deploy.workflow.precision import PrecisionOptions
+
+_GPU_BACKENDS = ("tensorrt", "tensorrt-rtx")
 
 
 def command(
@@ -24,8 +44,50 @@ def command(
     ] = None,
     backend: Annotated[
         str,
-        typer.Option(help="native, onnxruntime, or auto: native where it can run the graph."),
+        typer.Option(
+            help="native, onnxruntime, or auto: native where it can run the graph. With "
+            "--onnx-only also tensorrt (its default) and tensorrt-rtx: whose spelling of INT8."
+        ),
     ] = "auto",
+    fp16: Annotated[bool, typer.Option("--fp16", help="Half precision, proven on frames.")] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="INT8, calibrated and judged.")] = False,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER|VIDEO|R.json", help="Frames like the camera's, or ranges found earlier."
+        ),
+    ] = None,
+    samples: Samples = 200,
+    method: Method = "percentile",
+    percentile: Percentile = 99.999,
+    equalise: Equalise = True,
+    gate_images: GateImages = None,
+    gate_labels: GateLabels = None,
+    report_images: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Frames for the report, not the gate's."),
+    ] = None,
+    report_labels: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Their label pictures.")
+    ] = None,
+    max_drop: Annotated[
+        float, typer.Option(metavar="POINTS", help="The most mIoU to lose, against gate labels.")
+    ] = 0.15,
+    min_agreement: Annotated[
+        float, typer.Option(metavar="PERCENT", help="The least share of pixels of FP32's class.")
+    ] = 99.0,
+    attention: Annotated[
+        bool, typer.Option("--int8-attention", help="INT8 for the attention's products too.")
+    ] = False,
+    depthwise: Annotated[
+        bool, typer.Option("--int8-depthwise", help="INT8 for the depthwise 3x3 too.")
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Build what was asked, though slower or worse.")
+    ] = False,
+    onnx_only: Annotated[
+        bool, typer.Option("--onnx-only", help="Write the FP16 or INT8 graph and stop.")
+    ] = False,
     opt: Annotated[
         str | None, typer.Option(metavar="HxW", help="Network size: frames are stretched to it.")
     ] = None,
@@ -37,32 +99,99 @@ def command(
     ] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Largest batch to accept.")] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FOLDER", help="Folder to write.")
+        Path | None,
+        typer.Option("--output", "-o", metavar="FOLDER", help="Folder (or file) to write."),
     ] = None,
     json: Json = False,
 ) -> None:
     """Build an engine folder that runs on a device without torch and onnx.
 
     The folder holds the engine, a sealed manifest, and golden frames for the check at first load.
+    With --fp16 or --int8 the graph is calibrated, held against FP32 on frames of their own, and
+    timed beside it: the faster one is built, and precision.json tells what was lost.
 
     Example:  segdeploy build-engine build/segformer-b0.onnx --opt 512x1024
+
+    Example:  segdeploy build-engine --int8 --calibration frames --gate-images val/images
+    --gate-labels val/labels
     """
     from segformer_deploy.workflow.build import BuildOptions, build_engine
 
-    report = build_engine(
-        onnx_or_newest(onnx),
-        BuildOptions(
-            backend=backend,
-            opt=parse_size(opt),
-            min=parse_size(min),
-            max=parse_size(max),
-            batch=batch,
-            output=output,
-        ),
-        say,
+    _refuse_contradictions(fp16, int8, onnx_only, backend)
+    path = onnx_or_newest(onnx)
+    precision: PrecisionOptions | None = None
+    if fp16 or int8:
+        from segformer_deploy.graph.insert_qdq import Recipe
+        from segformer_deploy.workflow.gate import Budget
+        from segformer_deploy.workflow.precision import PrecisionOptions
+
+        gpu = onnx_only and backend in ("auto", *_GPU_BACKENDS)
+        precision = PrecisionOptions(
+            "int8" if int8 else "fp16",
+            "gpu" if gpu else "cpu",
+            calibration,
+            samples,
+            calibration_options(method, percentile, equalise),
+            Recipe(attention=attention, depthwise=depthwise),
+            folder_pair(gate_images, gate_labels, "gate"),
+            folder_pair(report_images, report_labels, "report"),
+            Budget(max_drop, min_agreement),
+            force=force,
+        )
+    if onnx_only and precision is not None:
+        _write_onnx(path, output, parse_size(opt), precision, json)
+        return
+    options = BuildOptions(
+        backend=backend,
+        opt=parse_size(opt),
+        min=parse_size(min),
+        max=parse_size(max),
+        batch=batch,
+        output=output,
+        precision=precision,
     )
+    _show(build_engine(path, options, say, progress), json)
+
+
+def _refuse_contradictions(fp16: bool, int8: bool, onnx_only: bool, backend: str) -> None:
+    if fp16 and int8:
+        raise InputError(
+            "--fp16 and --int8 at once",
+            "one of them: --int8 --onnx-only already takes FP16 where INT8 is not used",
+        )
+    if onnx_only and not (fp16 or int8):
+        raise InputError("--onnx-only without a precision", "--onnx-only with --fp16 or --int8")
+    if backend in _GPU_BACKENDS and not onnx_only:
+        raise InputError(
+            f"--backend {backend}",
+            "native, onnxruntime or auto: this version builds no TensorRT plans",
+            "segdeploy build-engine --onnx-only writes the graph that TensorRT's own builder takes",
+        )
+
+
+def _write_onnx(
+    onnx: Path, output: Path | None, opt: FrameSize | None, precision: Any, json: bool
+) -> None:
+    from segformer_deploy.engine.onnx_file import spec_from_onnx
+    from segformer_deploy.spec import ResizeRule
+    from segformer_deploy.workflow.choose import write_onnx_only
+
+    spec = spec_from_onnx(onnx)
+    if opt is not None:
+        spec = spec.with_(resize=ResizeRule.stretch_to(opt, spec.resize.filter))
+    path, candidate = write_onnx_only(onnx, output, spec, precision, say, progress)
+    warn_if_random(spec)
+    show_report(candidate.details)
+    say(f"{path}: {candidate.details['precision']}, for a {candidate.details['target']}")
+    if json:
+        emit({"onnx": str(path), **candidate.details, "notes": list(candidate.notes)})
+
+
+def _show(report: BuildReport, json: bool) -> None:
     manifest = report.manifest
     warn_if_random(manifest.spec)
+    if report.precision is not None:
+        show_report(report.precision)
     for note in manifest.notes:
         say(f"note: {note}")
     say(

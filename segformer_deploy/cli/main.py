@@ -13,6 +13,7 @@ import typer
 from segformer_deploy.cli import (
     bench,
     build_engine,
+    calibrate,
     compare,
     demo,
     evaluate,
@@ -32,6 +33,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("export")(export.command)
+app.command("calibrate")(calibrate.command)
 app.command("build-engine")(build_engine.command)
 app.command("run")(run.command)
 app.command("bench")(bench.command)

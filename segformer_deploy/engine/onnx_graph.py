@@ -26,7 +26,7 @@ from segformer_deploy.engine.protobuf import (
 from segformer_deploy.errors import OnnxFileError
 
 # onnx.proto, TensorProto.DataType.
-_DTYPES = {1: "<f4", 6: "<i4", 7: "<i8", 10: "<f2"}
+_DTYPES = {1: "<f4", 2: "u1", 3: "i1", 6: "<i4", 7: "<i8", 10: "<f2"}
 
 
 @dataclass(frozen=True)

@@ -49,11 +49,14 @@ class OrtOptions:
         provider: ``cpu``, ``cuda`` or ``tensorrt``.
         threads: of one operator; 0 takes all cores this process may use.
         arena: keep freed memory for the next run: a little faster, noticeably larger.
+        as_written: carry out Q and DQ one by one in FP32 instead of with integer kernels, which
+            saturate on some processors: slower, and the numbers that the file states.
     """
 
     provider: str = "cpu"
     threads: int = 0
     arena: bool = True
+    as_written: bool = False
 
     def __post_init__(self) -> None:
         if self.provider not in PROVIDERS:
@@ -88,6 +91,8 @@ def _session_options(ort: Any, options: OrtOptions) -> Any:
     settings.intra_op_num_threads = options.threads or usable_cores()
     settings.inter_op_num_threads = 1
     settings.enable_cpu_mem_arena = options.arena
+    if options.as_written:
+        settings.add_session_config_entry("session.disable_quant_qdq", "1")
     # 3 = errors only: warnings about constant folding say nothing to a user.
     settings.log_severity_level = 3
     return settings

@@ -65,6 +65,13 @@ def load_engine(path: Path, options: EngineOptions | None = None) -> LoadedEngin
     return LoadedEngine(chosen.engine, manifest.spec, path, manifest, chosen.note)
 
 
+def spec_of(path: Path) -> ModelSpec:
+    """The ModelSpec of an engine folder or of an ONNX file of ours; nothing is loaded."""
+    if path.suffix == ".onnx" and not path.is_dir():
+        return spec_from_onnx(path)
+    return check_folder(path).spec
+
+
 def check_folder(path: Path) -> Manifest:
     """The manifest of the engine folder at `path`, once every file in it is what it says."""
     try:

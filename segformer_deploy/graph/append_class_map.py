@@ -15,8 +15,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from segformer_deploy.errors import OnnxFileError
-from segformer_deploy.spec import METADATA_KEY, ModelSpec
+from segformer_deploy.graph.metadata import checked_spec, write_spec
 
 LARGEST_UINT8_CLASSES = 256
 
@@ -29,7 +28,7 @@ def append_class_map(model: onnx.ModelProto) -> onnx.ModelProto:
     Raises:
         OnnxFileError: `model` has not the input, output or metadata of an exported graph.
     """
-    spec = _checked_spec(model)
+    spec = checked_spec(model)
     result = onnx.ModelProto()
     result.CopyFrom(model)
     graph = result.graph
@@ -77,34 +76,9 @@ def append_class_map(model: onnx.ModelProto) -> onnx.ModelProto:
     graph.output.append(
         helper.make_tensor_value_info("class_map", dtype, ["batch", "height", "width"])
     )
-    _write_spec(result, spec.with_(output="class_map"))
+    write_spec(result, spec.with_(output="class_map"))
     return result
 
 
 def _node(op: str, inputs: list[str], name: str, **attributes: Any) -> onnx.NodeProto:
     return helper.make_node(op, inputs, [name], name=name, **attributes)
-
-
-def _checked_spec(model: onnx.ModelProto) -> ModelSpec:
-    inputs = [value.name for value in model.graph.input]
-    outputs = [value.name for value in model.graph.output]
-    if inputs != ["image"] or outputs != ["logits"]:
-        raise OnnxFileError(
-            f"a graph with inputs {inputs} and outputs {outputs}",
-            "input image and output logits",
-            "export one with: segdeploy export",
-        )
-    for entry in model.metadata_props:
-        if entry.key == METADATA_KEY:
-            return ModelSpec.from_json(entry.value)
-    raise OnnxFileError(
-        f"a graph without the metadata '{METADATA_KEY}'",
-        "one that this package exported",
-        "export it with: segdeploy export",
-    )
-
-
-def _write_spec(model: onnx.ModelProto, spec: ModelSpec) -> None:
-    for entry in model.metadata_props:
-        if entry.key == METADATA_KEY:
-            entry.value = spec.to_json()

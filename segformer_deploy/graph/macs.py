@@ -44,7 +44,7 @@ def macs_by_kind(model: onnx.ModelProto, size: FrameSize, batch: int = 1) -> dic
     totals: Counter[str] = Counter()
     for node in model.graph.node:
         if node.op_type in COUNTED:
-            totals[node.op_type] += _macs_of_node(node, shapes)
+            totals[node.op_type] += macs_of_node(node, shapes)
     return dict(totals.most_common())
 
 
@@ -203,7 +203,8 @@ def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     return light
 
 
-def _macs_of_node(node: onnx.NodeProto, shapes: dict[str, Shape]) -> int:
+def macs_of_node(node: onnx.NodeProto, shapes: dict[str, Shape]) -> int:
+    """Multiply-accumulates of a node of `COUNTED`; OnnxFileError where a shape is unknown."""
     try:
         first, second = shapes[node.input[0]], shapes[node.input[1]]
         output = shapes[node.output[0]]

@@ -22,15 +22,16 @@ from segformer_deploy.engine.manifest import Manifest
 from segformer_deploy.engine.session import Array
 from segformer_deploy.errors import EngineFolderError, OutputError, VerificationError
 from segformer_deploy.files import write_text
-from segformer_deploy.spec import FrameSize
+from segformer_deploy.spec import FrameSize, Precision
 
 Frame = npt.NDArray[np.uint8]
 Segment = Callable[[Frame], Array]
 
 GOLDEN_COUNT = 2
 _STRIP = 64
-MIN_AGREEMENT = 0.99
-"""Between machines FP32 rounds differently in the last bits: only near-ties may flip."""
+MIN_AGREEMENT: dict[Precision, float] = {"fp32": 0.99, "fp16": 0.98, "int8": 0.97}
+"""Between machines FP32 rounds differently in the last bits: only near-ties may flip. FP16 and
+INT8 are rounded to a coarser grid, and what falls the other way there moves more of them."""
 
 
 def golden_frame(size: FrameSize, seed: int) -> Frame:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -31,7 +31,7 @@ from segformer_deploy.engine.onnx_file import spec_from_onnx
 from segformer_deploy.engine.ort import import_onnxruntime
 from segformer_deploy.engine.session import Array, Engine
 from segformer_deploy.errors import OnnxFileError, OutputError, VerificationError
-from segformer_deploy.files import atomic_folder
+from segformer_deploy.files import atomic_folder, sha256_of_file
 from segformer_deploy.runtime.golden import (
     GOLDEN_COUNT,
     MIN_AGREEMENT,
@@ -41,12 +41,17 @@ from segformer_deploy.runtime.golden import (
 from segformer_deploy.runtime.preprocess import prepare
 from segformer_deploy.runtime.segmenter import Segmenter
 from segformer_deploy.spec import SMALLEST_NETWORK_SIDE, FrameSize, ModelSpec, ResizeRule
-from segformer_deploy.workflow.second_opinion import Opinion, second_opinion
+from segformer_deploy.workflow.choice import REPORT_NAME, Choice, Progress
+from segformer_deploy.workflow.second_opinion import second_opinion
+
+if TYPE_CHECKING:
+    from segformer_deploy.workflow.precision import PrecisionOptions
 
 ENGINE_FILE = "model.onnx"
 GOLDEN_FOLDER = "golden"
 UNLIMITED = 1 << 16
 DEFAULT_GOLDEN_SIZE = FrameSize(360, 480)
+_NO_SECOND = "onnxruntime is not installed: no second library has seen the golden frames"
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,7 @@ class BuildOptions:
         min, max: smallest and largest network size to accept; None accepts any.
         batch: largest batch to accept; None accepts any.
         output: the folder; None chooses a name under ``build/``.
+        precision: FP16 or INT8, and how; None builds the graph as it is.
     """
 
     backend: str = AUTO
@@ -68,14 +74,16 @@ class BuildOptions:
     max: FrameSize | None = None
     batch: int | None = None
     output: Path | None = None
+    precision: PrecisionOptions | None = None
 
 
 @dataclass(frozen=True)
 class BuildReport:
-    """A finished engine folder."""
+    """A finished engine folder; `precision` is what its `precision.json` holds."""
 
     folder: Path
     manifest: Manifest
+    precision: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         manifest = self.manifest
@@ -91,16 +99,20 @@ class BuildReport:
             "verified": manifest.verified,
             "notes": list(manifest.notes),
             "weights": manifest.spec.to_dict()["weights"],
+            "precision": self.precision,
         }
 
 
 def build_engine(
-    onnx: Path, options: BuildOptions, say: Callable[[str], None] = lambda _: None
+    onnx: Path,
+    options: BuildOptions,
+    say: Callable[[str], None] = lambda _: None,
+    progress: Progress | None = None,
 ) -> BuildReport:
     """Build the engine folder for the ONNX file at `onnx`.
 
-    Raises OnnxFileError, BackendError, VerificationError (NaN) or OutputError; in every such
-    case an older folder at the same place is untouched.
+    Raises OnnxFileError, BackendError, VerificationError (NaN, a precision outside its budget)
+    or OutputError; in every such case an older folder at the same place is untouched.
     """
     engine_options = EngineOptions(options.backend)
     started = time.perf_counter()
@@ -108,12 +120,15 @@ def build_engine(
     if options.opt is not None:
         spec = spec.with_(resize=ResizeRule.stretch_to(options.opt, spec.resize.filter))
     sizes = _size_range(spec, options)
-    folder = options.output or Path("build") / f"{onnx.stem}-{spec.precision}"
+    asked = options.precision.precision if options.precision else spec.precision
+    folder = options.output or Path("build") / f"{onnx.stem}-{asked}"
     _refuse_to_destroy(folder, onnx)
     golden_size = _golden_size(spec, sizes)
     with atomic_folder(folder) as temporary:
         _copy_source(onnx, temporary / ENGINE_FILE)
-        say(f"loading {onnx} and segmenting {GOLDEN_COUNT} golden frames")
+        choice = _choice(onnx, temporary, spec, options, golden_size, say, progress)
+        spec = spec.with_(precision=choice.delivered)
+        say(f"loading the {choice.delivered} graph and segmenting {GOLDEN_COUNT} golden frames")
         chosen = engine_from_onnx(temporary / ENGINE_FILE, engine_options)
         golden, notes = _golden_from_engine(temporary, chosen, spec, golden_size)
         files = {
@@ -123,23 +138,48 @@ def build_engine(
         }
         manifest = Manifest(
             spec=spec,
-            requested=spec.precision,
-            delivered=spec.precision,
+            requested=choice.requested,
+            delivered=choice.delivered,
             backend=chosen.backend,
             backend_version=_version_of(chosen.backend),
             engine_files=(ENGINE_FILE,),
-            source_sha256=files[ENGINE_FILE].sha256,
+            source_sha256=sha256_of_file(onnx),
             files=files,
             golden=golden,
-            min_agreement=MIN_AGREEMENT,
+            min_agreement=MIN_AGREEMENT[choice.delivered],
             build_seconds=round(time.perf_counter() - started, 3),
             verified=chosen.engine.name,
             sizes=sizes,
             built_with=_versions(),
-            notes=tuple(notes),
+            notes=(*choice.notes, *notes),
         )
         (temporary / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")
-    return BuildReport(folder, manifest)
+    return BuildReport(folder, manifest, choice.report)
+
+
+def _choice(
+    onnx: Path,
+    folder: Path,
+    spec: ModelSpec,
+    options: BuildOptions,
+    size: FrameSize,
+    say: Callable[[str], None],
+    progress: Progress | None,
+) -> Choice:
+    """The graph to build from, in `folder`; with its report where a precision was asked for."""
+    if options.precision is None:
+        return Choice(spec.precision, spec.precision)
+    # Here, because it needs onnx, and an FP32 engine is built without it.
+    from segformer_deploy.workflow.choose import choose_precision, write_report
+
+    engine = EngineOptions(options.backend)
+    more = {} if progress is None else {"progress": progress}
+    choice = choose_precision(
+        onnx, folder / ENGINE_FILE, spec, options.precision, engine, size, say, **more
+    )
+    assert choice.report is not None
+    write_report(folder / REPORT_NAME, choice.report)
+    return choice
 
 
 def _refuse_to_destroy(folder: Path, onnx: Path) -> None:
@@ -207,7 +247,9 @@ def _golden_from_engine(
     notes = [chosen.note] if chosen.note else []
     if chosen.backend == NATIVE:
         inputs = [prepare(frame, spec.resize) for frame in frames]
-        notes.append(_sentence(second_opinion(chosen.engine, folder / ENGINE_FILE, inputs)))
+        int8 = spec.precision == "int8"
+        opinion = second_opinion(chosen.engine, folder / ENGINE_FILE, inputs, int8)
+        notes.append(str(opinion) if opinion else _NO_SECOND)
     chosen.engine.close()
     if len(classes) == 1 and spec.classes > 1:
         notes.append(
@@ -215,15 +257,6 @@ def _golden_from_engine(
             "look at a mask of your own before you trust this model"
         )
     return tuple(names), notes
-
-
-def _sentence(opinion: Opinion | None) -> str:
-    if opinion is None:
-        return "onnxruntime is not installed: no second library has seen the golden frames"
-    return (
-        f"its logits on the golden frames differ from {opinion.by} by at most "
-        f"{opinion.relative:.1e} of the largest"
-    )
 
 
 def _version_of(backend: str) -> str:

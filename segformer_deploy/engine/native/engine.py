@@ -12,7 +12,8 @@ from segformer_deploy.engine.cores import usable_cores
 from segformer_deploy.engine.native.library import Library, load_library
 from segformer_deploy.engine.native.plain import unsupported
 from segformer_deploy.engine.native.program import Program
-from segformer_deploy.engine.native.weights import Network, network_from_graph
+from segformer_deploy.engine.native.reader import network_from_graph
+from segformer_deploy.engine.native.weights import Network
 from segformer_deploy.engine.onnx_file import read_onnx_header
 from segformer_deploy.engine.onnx_graph import read_onnx_graph
 from segformer_deploy.engine.session import (
@@ -28,7 +29,7 @@ from segformer_deploy.version import __version__
 
 
 class NativeEngine:
-    """An exported FP32 graph, run by our own kernels on the CPU.
+    """An exported graph, FP32 or INT8, run by our own kernels on the CPU.
 
     Args:
         path: the ONNX file.
@@ -45,7 +46,7 @@ class NativeEngine:
         if [output.name for output in header.outputs] != ["logits"]:
             raise unsupported("its output is no logits")
         self.inputs, self.outputs = header.inputs, header.outputs
-        self.network: Network | None = network_from_graph(read_onnx_graph(path), self.library.panel)
+        self.network: Network | None = network_from_graph(read_onnx_graph(path), self.library)
         self.name = f"native {__version__} (CPU, {self.library.variant})"
 
     def output_shapes(self, input_shapes: Mapping[str, Shape]) -> dict[str, Shape]:

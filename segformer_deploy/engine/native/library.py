@@ -15,7 +15,7 @@ from typing import Any, cast
 
 from segformer_deploy.errors import BackendError
 
-ABI = 2
+ABI = 3
 """Number of the kernels' interface; a library with another one is not used."""
 VARIABLE = "SEGDEPLOY_NETWORK"
 """``baseline`` takes the variant for the oldest processors, for comparison."""
@@ -33,10 +33,19 @@ def _integers(*names: str) -> list[tuple[str, Any]]:
     return [(name, _INT) for name in names]
 
 
+def _floats(*names: str) -> list[tuple[str, Any]]:
+    return [(name, _FLOAT) for name in names]
+
+
 class Linear(ctypes.Structure):
     """`Linear` in network.h."""
 
-    _fields_ = _pointers("weight", "bias") + _integers("inputs", "outputs")
+    _fields_ = [
+        *_pointers("weight", "bias", "scale", "start"),
+        *_integers("offset"),
+        *_floats("input_step", "output_step"),
+        *_integers("inputs", "outputs"),
+    ]
 
 
 class Norm(ctypes.Structure):
@@ -127,7 +136,10 @@ class Decoder(ctypes.Structure):
 
     kind = 5
     _fields_ = [
-        *_pointers("own", "classifier", "classifier_bias", "logits"),
+        *_pointers("own", "classifier", "classifier_bias", "classifier_scale"),
+        *_floats("classifier_step"),
+        *_integers("classifier_bytes"),
+        *_pointers("logits"),
         ("fuse", Linear),
         ("coarse", _POINTER * 3),
         ("rows", Axis * 3),
@@ -142,10 +154,16 @@ Arguments = Convolution | LinearRows | Keys | Attention | Ffn | Decoder
 
 @dataclass(frozen=True)
 class Library:
-    """The C functions of one variant; `panel` is the width of a packed weight's panels."""
+    """The C functions of one variant.
+
+    Attributes:
+        panel: width of a packed weight's panels.
+        bytes: whether integers whose input is known to lie above 0 may be packed as bytes.
+    """
 
     variant: str
     panel: int
+    bytes: bool
     run: Callable[..., int]
     open_pool: Callable[[int], int | None]
     close_pool: Callable[[int], None]
@@ -195,6 +213,7 @@ def _load(path: Path, variant: str | None) -> Library:
         opened.argtypes, opened.restype = [_INT], _POINTER
         closed.argtypes, closed.restype = [_POINTER], None
         panel = int(getattr(code, f"segdeploy_network_panel_{variant}")())
+        as_bytes = bool(getattr(code, f"segdeploy_network_bytes_{variant}")())
         if variant not in (best, "baseline"):
             raise BackendError(
                 f"{VARIABLE}={variant} on a processor that runs {best}",
@@ -210,6 +229,7 @@ def _load(path: Path, variant: str | None) -> Library:
     return Library(
         variant,
         panel,
+        as_bytes,
         cast("Callable[..., int]", run),
         cast("Callable[[int], int | None]", opened),
         cast("Callable[[int], None]", closed),

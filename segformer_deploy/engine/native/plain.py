@@ -33,6 +33,7 @@ _ATTRIBUTES: dict[str, dict[str, Any]] = {
 _OWN = {
     "LayerNormalization": {"epsilon"},
     "Conv": {"group", "kernel_shape", "pads", "strides"},
+    "DequantizeLinear": {"axis"},
 }
 _LANES = 8
 """The widest vector of any variant: maps that are walked by vectors must be multiples of it."""
@@ -41,7 +42,7 @@ _LANES = 8
 def unsupported(found: str) -> BackendError:
     return BackendError(
         f"the native backend cannot run this graph: {found}",
-        "an FP32 graph with logits, as segdeploy export writes it",
+        "an FP32 or INT8 graph with logits, as segdeploy writes it",
         "use --backend onnxruntime",
     )
 
@@ -152,8 +153,8 @@ def _check_head(network: Network) -> None:
         _check_linear(f"{name}.fuse", head.fuse, inputs, width)
     if width % _LANES:
         raise unsupported(f"a map of {width} channels, no multiple of {_LANES}")
-    _expect("the classifier's weight", network.classifier.shape, (network.classes, width))
-    _expect("the classifier's bias", network.classifier_bias.shape, (network.classes,))
+    _expect("the classifier's weight", network.classifier.weight.shape, (network.classes, width))
+    _expect("the classifier's bias", network.classifier.bias.shape, (network.classes,))
 
 
 def _check_linear(name: str, layer: Linear, inputs: int, outputs: int) -> None:

@@ -19,6 +19,7 @@ from segformer_deploy.engine.native.weights import (
     Norm,
     Stage,
     address,
+    optional_address,
 )
 from segformer_deploy.errors import RunError
 
@@ -250,8 +251,11 @@ class Program:
         self._arguments.append(
             library.Decoder(
                 own=self._at("own" if network.head[0].project is None else "own.projected"),
-                classifier=address(network.classifier),
-                classifier_bias=address(network.classifier_bias),
+                classifier=address(network.classifier.weight),
+                classifier_bias=address(network.classifier.bias),
+                classifier_scale=optional_address(network.classifier.scale),
+                classifier_step=network.classifier.step,
+                classifier_bytes=network.classifier.bytes,
                 fuse=network.head[0].fuse.struct,
                 coarse=(ctypes.c_void_p * 3)(*(self._at(f"fused{i + 2}") for i in coarse)),
                 rows=(library.Axis * 3)(*(self._axis(sizes[i + 1][0], height) for i in coarse)),

@@ -1,10 +1,4 @@
-"""An exported graph's weights, packed for the kernels.
-
-The graph must be the plain FP32 deploy form that the exporter writes: every node is compared
-with the one expected (plain.py) and every weight must have been used, so that a graph that
-computes anything else (quantised, with a class map inside, edited by hand) is declined and not
-misread.
-"""
+"""A network's weights, packed for the kernels."""
 
 from __future__ import annotations
 
@@ -15,8 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from segformer_deploy.engine.native import library
-from segformer_deploy.engine.native.plain import check_plain, unsupported
-from segformer_deploy.engine.onnx_graph import OnnxGraph
+from segformer_deploy.engine.native.quantised import Steps, lanes_from_matrix
 
 Floats = npt.NDArray[np.float32]
 
@@ -25,6 +18,10 @@ def address(array: npt.NDArray[Any]) -> int:
     """Of a C-contiguous array's first element."""
     assert array.flags.c_contiguous
     return int(array.ctypes.data)
+
+
+def optional_address(array: npt.NDArray[Any] | None) -> int | None:
+    return None if array is None else address(array)
 
 
 def panels_from_matrix(matrix: Floats, panel: int) -> Floats:
@@ -36,24 +33,83 @@ def panels_from_matrix(matrix: Floats, panel: int) -> Floats:
     return np.ascontiguousarray(padded.reshape(depth, count, panel).transpose(1, 0, 2))
 
 
-class Linear:
-    """x @ weight + bias, packed; `struct` points into this object."""
+def _padded(values: npt.NDArray[Any], panel: int) -> npt.NDArray[Any]:
+    whole = np.zeros(-(-len(values) // panel) * panel, values.dtype)
+    whole[: len(values)] = values
+    return whole
 
-    def __init__(self, weight: Floats, bias: Floats | None, panel: int) -> None:
-        self.inputs, self.outputs = weight.shape
-        self.weight = panels_from_matrix(weight, panel)
+
+class Linear:
+    """x @ weight + bias, packed; `struct` points into this object.
+
+    Args:
+        weight: [inputs, outputs], in float32 or in integers.
+        output_step: of the grid that the result is rounded to; 0: it is not.
+        as_bytes: whether its kernel takes bytes.
+    """
+
+    def __init__(
+        self,
+        weight: Floats | Steps,
+        bias: Floats | None,
+        panel: int,
+        output_step: float = 0.0,
+        as_bytes: bool = False,
+    ) -> None:
+        self.quantised = isinstance(weight, Steps)
+        self.rounded = output_step > 0
+        step, offset = 0.0, 0
+        self.scale: Floats | None = None
+        self.start: npt.NDArray[Any] | None = None
+        self.weight: npt.NDArray[Any]
+        if isinstance(weight, Steps):
+            self.inputs, self.outputs = weight.matrix.shape
+            self.scale, step = _padded(weight.scale, panel), weight.input_step
+            unsigned = weight.offset() if as_bytes else None
+            self.weight = lanes_from_matrix(weight.matrix, panel, 2 if unsigned is None else 1)
+            if unsigned is not None:
+                offset = unsigned
+                self.start = _padded(-offset * weight.matrix.sum(axis=0, dtype=np.int32), panel)
+        else:
+            self.inputs, self.outputs = weight.shape
+            self.weight = panels_from_matrix(weight, panel)
+        self.biased = bias is not None
         self.bias: Floats | None = None
-        if bias is not None:
-            if bias.shape != (self.outputs,):
-                raise ValueError(f"a bias of shape {bias.shape}")
-            self.bias = np.zeros(self.weight.shape[0] * panel, np.float32)
-            self.bias[: self.outputs] = bias
+        if bias is not None and bias.shape != (self.outputs,):
+            raise ValueError(f"a bias of shape {bias.shape}")
+        if bias is not None or self.quantised:
+            no_bias = np.zeros(self.outputs, np.float32)
+            self.bias = _padded(no_bias if bias is None else bias, panel)
         self.struct = library.Linear(
             address(self.weight),
-            None if self.bias is None else address(self.bias),
+            optional_address(self.bias),
+            optional_address(self.scale),
+            optional_address(self.start),
+            offset,
+            step,
+            output_step,
             self.inputs,
             self.outputs,
         )
+
+
+class Classifier:
+    """The last projection, [classes, channels]: the left side of its product."""
+
+    def __init__(self, weight: Floats | Steps, bias: Floats, as_bytes: bool) -> None:
+        self.quantised = isinstance(weight, Steps)
+        # Copied in any case: in the file it may lie at an odd address.
+        self.bias = np.array(bias)
+        self.scale: Floats | None = None
+        self.step, self.bytes = 0.0, False
+        self.weight: npt.NDArray[Any]
+        if isinstance(weight, Steps):
+            self.bytes = as_bytes and weight.offset() == 0
+            integer = np.int8 if self.bytes else np.int16
+            self.weight = np.array(weight.matrix.T, integer, order="C")
+            self.scale, self.step = weight.scale, weight.input_step
+        else:
+            self.weight = np.array(weight.T, order="C")
 
 
 class Norm:
@@ -120,118 +176,8 @@ class Network:
     mean: Floats
     stages: tuple[Stage, ...]
     head: tuple[HeadStage, ...]
-    classifier: Floats
-    classifier_bias: Floats
+    classifier: Classifier
 
     @property
     def classes(self) -> int:
-        return int(self.classifier.shape[0])
-
-
-def network_from_graph(graph: OnnxGraph, panel: int) -> Network:
-    """Pack the weights of `graph`; BackendError where it is not the plain deploy form."""
-    reader = _Reader(graph, panel)
-    try:
-        network = reader.network()
-    except (KeyError, IndexError, ValueError) as error:
-        raise unsupported(f"{error} is missing or has another shape") from None
-    left = sorted(reader.unused())
-    if left:
-        raise unsupported(f"it has weights of its own ({', '.join(left[:3])})")
-    check_plain(graph.nodes, graph.weights, network)
-    return network
-
-
-class _Reader:
-    """Takes weights by the names that the exporter gives them, and remembers which."""
-
-    def __init__(self, graph: OnnxGraph, panel: int) -> None:
-        self.weights = graph.weights
-        self.nodes = {node.name: node for node in graph.nodes}
-        self.panel = panel
-        self.used: set[str] = set()
-
-    def take(self, name: str) -> Floats:
-        array = self.weights[name]
-        if array.dtype != np.float32:
-            raise ValueError(f"{name} of type {array.dtype}")
-        self.used.add(name)
-        return array
-
-    def unused(self) -> set[str]:
-        floats = {name for name, array in self.weights.items() if array.dtype == np.float32}
-        return floats - self.used
-
-    def linear(self, name: str) -> Linear:
-        bias = self.take(f"{name}.bias") if f"{name}.bias" in self.weights else None
-        return Linear(self.take(f"{name}.weight"), bias, self.panel)
-
-    def pointwise(self, name: str) -> Linear:
-        weight = self.take(f"{name}.weight")
-        return Linear(weight[:, :, 0, 0].T, self.take(f"{name}.bias"), self.panel)
-
-    def norm(self, name: str) -> Norm:
-        eps = float(self.nodes[name].attributes["epsilon"])
-        return Norm(self.take(f"{name}.weight"), self.take(f"{name}.bias"), eps)
-
-    def convolution(self, name: str) -> Convolution:
-        weight = self.take(f"{name}.weight")
-        outputs, channels, kernel, _ = weight.shape
-        matrix = weight.transpose(2, 3, 1, 0).reshape(-1, outputs)
-        node = self.nodes[name]
-        return Convolution(
-            Linear(matrix, self.take(f"{name}.bias"), self.panel),
-            channels,
-            kernel,
-            node.attributes["strides"][0],
-            node.attributes["pads"][0],
-        )
-
-    def block(self, name: str) -> Block:
-        attention, ffn = f"{name}.attention", f"{name}.ffn"
-        split = self.weights[self.nodes[f"{attention}.query.tokens"].inputs[1]]
-        reduces = f"{attention}.reduce.weight" in self.weights
-        depthwise = self.take(f"{ffn}.depthwise.weight")
-        return Block(
-            norm1=self.norm(f"{name}.norm1"),
-            norm2=self.norm(f"{name}.norm2"),
-            heads=int(split[2]) if len(split) == 4 else 1,
-            query=self.linear(f"{attention}.query"),
-            key_value=self.linear(f"{attention}.key_value"),
-            output=self.linear(f"{attention}.output"),
-            reduce=self.convolution(f"{attention}.reduce") if reduces else None,
-            reduce_norm=self.norm(f"{attention}.reduce_norm") if reduces else None,
-            expand=self.pointwise(f"{ffn}.expand"),
-            contract=self.pointwise(f"{ffn}.contract"),
-            depthwise=np.array(depthwise.reshape(-1, 9).T, order="C"),
-            depthwise_bias=np.array(self.take(f"{ffn}.depthwise.bias")),
-        )
-
-    def stage(self, number: int) -> Stage:
-        name = f"stage{number}"
-        depth = 0
-        while f"{name}.block{depth}.out" in self.nodes:
-            depth += 1
-        return Stage(
-            self.convolution(f"{name}.embed"),
-            self.norm(f"{name}.embed_norm"),
-            tuple(self.block(f"{name}.block{index}") for index in range(depth)),
-            self.norm(f"{name}.norm"),
-        )
-
-    def head_stage(self, number: int) -> HeadStage:
-        name = f"decoder.stage{number}"
-        projects = f"{name}.project.weight" in self.weights
-        return HeadStage(
-            self.linear(f"{name}.project") if projects else None, self.linear(f"{name}.fuse")
-        )
-
-    def network(self) -> Network:
-        return Network(
-            mean=np.array(self.take("mean")).reshape(-1),
-            stages=tuple(self.stage(number) for number in range(1, 5)),
-            head=tuple(self.head_stage(number) for number in range(1, 5)),
-            # Copied in any case: in the file it may lie at an odd address.
-            classifier=np.array(self.take("decoder.classifier.weight").T, order="C"),
-            classifier_bias=np.array(self.take("decoder.classifier.bias")),
-        )
+        return int(self.classifier.weight.shape[0])

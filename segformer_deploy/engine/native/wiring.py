@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from segformer_deploy.engine.onnx_graph import Node
 
 if TYPE_CHECKING:
-    from segformer_deploy.engine.native.weights import Block, HeadStage, Linear, Network, Stage
+    from segformer_deploy.engine.native.weights import Block, Linear, Network, Stage
 
 _NCHW, _NHWC = (0, 3, 1, 2), (0, 2, 3, 1)
 
@@ -40,34 +40,53 @@ class Wiring:
     def transpose(self, value: str, name: str, perm: tuple[int, ...]) -> str:
         return self.add("Transpose", [value], name, perm=perm)
 
-    def nchw(self, value: str) -> str:
-        return self.transpose(value, f"{value}.nchw", _NCHW)
+    def read(self, value: str, rounded: bool) -> str:
+        """What reads `value` reads this: the value itself, or the grid that it is rounded to."""
+        if not rounded:
+            return value
+        grid = [f"{value}.scale", f"{value}.zero_point"]
+        self.add("QuantizeLinear", [value, *grid], f"{value}.quantized")
+        inputs = [f"{value}.quantized", *grid]
+        return self.add("DequantizeLinear", inputs, f"{value}.dequantized", axis=None)
 
-    def nhwc(self, value: str) -> str:
-        return self.transpose(value, f"{value}.nhwc", _NHWC)
+    def weight(self, name: str, quantised: bool, axis: int) -> str:
+        """The weight of the product `name`; `axis` is that of its outputs."""
+        weight = f"{name}.weight"
+        if not quantised:
+            return weight
+        inputs = [f"{weight}.{part}" for part in ("quantized", "scale", "zero_point")]
+        return self.add("DequantizeLinear", inputs, f"{weight}.dequantized", axis=axis)
+
+    def nchw(self, value: str, rounded: bool = False) -> str:
+        return self.transpose(self.read(value, rounded), f"{value}.nchw", _NCHW)
+
+    def nhwc(self, value: str, rounded: bool = False) -> str:
+        return self.transpose(self.read(value, rounded), f"{value}.nhwc", _NHWC)
 
     def norm(self, value: str, name: str) -> str:
         return self.add("LayerNormalization", [value, f"{name}.weight", f"{name}.bias"], name)
 
-    def convolution(self, value: str, name: str, **attributes: Any) -> str:
-        inputs = [value, f"{name}.weight", f"{name}.bias"]
+    def convolution(self, value: str, name: str, quantised: bool = False, **attributes: Any) -> str:
+        inputs = [value, self.weight(name, quantised, 0), f"{name}.bias"]
         return self.add("Conv", inputs, name, **{"group": 1, **attributes})
 
-    def pointwise(self, value: str, name: str) -> str:
-        return self.convolution(value, name, kernel_shape=(1, 1), strides=(1, 1), pads=(0, 0, 0, 0))
+    def pointwise(self, value: str, name: str, layer: Linear) -> str:
+        one: dict[str, Any] = {"kernel_shape": (1, 1), "strides": (1, 1), "pads": (0, 0, 0, 0)}
+        return self.convolution(value, name, layer.quantised, **one)
 
     def depthwise(self, value: str, name: str, channels: int) -> str:
         square: dict[str, Any] = {"kernel_shape": (3, 3), "strides": (1, 1), "pads": (1, 1, 1, 1)}
         return self.convolution(value, name, group=channels, **square)
 
-    def projection(self, value: str, name: str, *, bias: bool) -> str:
+    def projection(self, value: str, name: str, *, bias: bool, quantised: bool) -> str:
+        weight = self.weight(name, quantised, 1)
         if not bias:
-            return self.add("MatMul", [value, f"{name}.weight"], name)
-        product = self.add("MatMul", [value, f"{name}.weight"], f"{name}.product")
+            return self.add("MatMul", [value, weight], name)
+        product = self.add("MatMul", [value, weight], f"{name}.product")
         return self.add("Add", [product, f"{name}.bias"], name)
 
     def linear(self, value: str, name: str, layer: Linear) -> str:
-        return self.projection(value, name, bias=layer.bias is not None)
+        return self.projection(value, name, bias=layer.biased, quantised=layer.quantised)
 
 
 def wiring_of(network: Network) -> Wiring:
@@ -76,17 +95,17 @@ def wiring_of(network: Network) -> Wiring:
     w.add("Shape", ["image"], "frames.batch", start=0, end=1)
     frames = w.transpose(w.add("Cast", ["image"], "frames.float"), "frames.nchw", _NCHW)
     image = w.add("Sub", [frames, "mean"], "frames.centred")
-    outputs = []
+    outputs: list[str] = []
     for number, stage in enumerate(network.stages, start=1):
+        if outputs:
+            image = w.nchw(outputs[-1], stage.embed.linear.quantised)
         outputs.append(_stage(w, stage, image, f"stage{number}"))
-        if number < len(network.stages):
-            image = w.nchw(outputs[-1])
-    _head(w, network.head, outputs)
+    _head(w, network, outputs)
     return w
 
 
 def _stage(w: Wiring, stage: Stage, image: str, name: str) -> str:
-    embedded = w.convolution(image, f"{name}.embed")
+    embedded = w.convolution(image, f"{name}.embed", stage.embed.linear.quantised)
     w.add("Shape", [embedded], f"{name}.size", start=2, end=4)
     tokens = w.norm(w.nhwc(embedded), f"{name}.embed_norm")
     sizes = ["frames.batch", f"{name}.size", w.shape(stage.channels)]
@@ -100,20 +119,23 @@ def _block(w: Wiring, block: Block, tokens: str, shape: str, name: str) -> str:
     normed = w.norm(tokens, f"{name}.norm1")
     mixed = _attention(w, block, normed, shape, f"{name}.attention")
     tokens = w.add("Add", [tokens, mixed], f"{name}.attended")
-    hidden = w.nchw(w.norm(tokens, f"{name}.norm2"))
-    hidden = w.pointwise(hidden, f"{name}.ffn.expand")
+    hidden = w.nchw(w.norm(tokens, f"{name}.norm2"), block.expand.quantised)
+    hidden = w.pointwise(hidden, f"{name}.ffn.expand", block.expand)
     hidden = w.depthwise(hidden, f"{name}.ffn.depthwise", block.expand.outputs)
-    hidden = w.add("Gelu", [hidden], f"{name}.ffn.gelu")
-    mixed = w.nhwc(w.pointwise(hidden, f"{name}.ffn.contract"))
+    hidden = w.read(w.add("Gelu", [hidden], f"{name}.ffn.gelu"), block.contract.quantised)
+    mixed = w.pointwise(hidden, f"{name}.ffn.contract", block.contract)
+    mixed = w.nhwc(mixed, block.contract.rounded)
     return w.add("Add", [tokens, mixed], f"{name}.out")
 
 
 def _attention(w: Wiring, block: Block, tokens: str, shape: str, name: str) -> str:
     source = tokens
     if block.reduce is not None:
-        reduced = w.convolution(w.nchw(tokens), f"{name}.reduce")
+        quantised = block.reduce.linear.quantised
+        reduced = w.convolution(w.nchw(tokens, quantised), f"{name}.reduce", quantised)
         source = w.norm(w.nhwc(reduced), f"{name}.reduce_norm")
-    query = w.linear(tokens, f"{name}.query", block.query)
+    query = w.linear(w.read(tokens, block.query.quantised), f"{name}.query", block.query)
+    source = w.read(source, block.key_value.quantised)
     both = w.linear(source, f"{name}.key_value", block.key_value)
     key, value = f"{name}.key", f"{name}.value"
     split = {"axis": -1, "num_outputs": 2}
@@ -121,10 +143,11 @@ def _attention(w: Wiring, block: Block, tokens: str, shape: str, name: str) -> s
     query, key, value = (_by_head(w, block, part) for part in (query, key, value))
     weights = w.add("Softmax", [w.add("MatMul", [query, key], f"{name}.scores")], f"{name}.softmax")
     mixed = w.add("MatMul", [weights, value], f"{name}.mixed")
+    mixed = w.read(mixed, block.output.quantised)
     if block.heads > 1:
         mixed = w.transpose(mixed, f"{name}.joined_heads", (0, 2, 1, 3))
     mixed = w.add("Reshape", [mixed, shape], f"{name}.mixed_map")
-    return w.linear(mixed, f"{name}.output", block.output)
+    return w.read(w.linear(mixed, f"{name}.output", block.output), block.output.rounded)
 
 
 def _by_head(w: Wiring, block: Block, value: str) -> str:
@@ -136,14 +159,15 @@ def _by_head(w: Wiring, block: Block, value: str) -> str:
     return w.transpose(tokens, f"{value}.heads", (0, 2, 1)) if is_key else tokens
 
 
-def _head(w: Wiring, head: Sequence[HeadStage], stages: Sequence[str]) -> None:
-    fused = []
+def _head(w: Wiring, network: Network, stages: Sequence[str]) -> None:
+    head, fused = network.head, []
     for number, (layer, value) in enumerate(zip(head, stages, strict=True), start=1):
         name = f"decoder.stage{number}"
         if layer.project is not None:
-            value = w.add(
-                "Relu", [w.linear(value, f"{name}.project", layer.project)], f"{name}.relu"
-            )
+            value = w.read(value, layer.project.quantised)
+            value = w.linear(value, f"{name}.project", layer.project)
+            value = w.add("Relu", [value], f"{name}.relu")
+        value = w.read(value, layer.fuse.quantised)
         fused.append(w.linear(value, f"{name}.fuse", layer.fuse))
     sizes = ["frames.batch", "stage1.size", w.shape(head[0].fuse.outputs)]
     shape = w.add("Concat", sizes, "decoder.shape", axis=0)
@@ -153,5 +177,7 @@ def _head(w: Wiring, head: Sequence[HeadStage], stages: Sequence[str]) -> None:
         resized = w.add("Resize", inputs, f"decoder.stage{number}.resized")
         total = w.add("Add", [total, resized], f"decoder.sum{number}") if total else resized
     total = w.add("Add", [fused[0], total], "decoder.sum1")
-    relu = w.add("Relu", [total], "decoder.relu")
-    w.transpose(w.projection(relu, "decoder.classifier", bias=True), "logits", _NCHW)
+    quantised = network.classifier.quantised
+    relu = w.read(w.add("Relu", [total], "decoder.relu"), quantised)
+    logits = w.projection(relu, "decoder.classifier", bias=True, quantised=quantised)
+    w.transpose(logits, "logits", _NCHW)

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import platform
-import shutil
-import subprocess
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -16,40 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-HERE = Path(__file__).parent
-KERNELS = HERE.parents[2] / "segformer_deploy" / "engine" / "native" / "kernels"
-COMPILER = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
-X86 = platform.machine() in ("x86_64", "AMD64")
+from tests.engine.native.compiled import compiled, needs_compiler, pointer
+
 EPS = float(np.finfo(np.float32).eps)
 
-pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C compiler here")
-
-
-def runs_avx2() -> bool:
-    info = Path("/proc/cpuinfo")
-    return info.is_file() and " avx2 " in info.read_text() and " fma " in info.read_text()
+pytestmark = needs_compiler
 
 
 @pytest.fixture(scope="module", params=["baseline", "avx2"])
 def functions(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory):
-    flags = []
-    if request.param == "avx2":
-        if not (X86 and runs_avx2()):
-            pytest.skip("a processor without AVX2")
-        flags = ["-mavx2", "-mfma"]
-    library = tmp_path_factory.mktemp("functions") / "functions.so"
-    # As CMakeLists.txt compiles the network.
-    command = [str(COMPILER), "-O3", "-std=gnu11", "-shared", "-fPIC", "-ffp-contract=fast"]
-    command += ["-fno-math-errno", "-fno-trapping-math", f"-I{KERNELS}", *flags]
-    subprocess.run([*command, str(HERE / "functions.c"), "-o", str(library)], check=True)
-    code = ctypes.CDLL(str(library))
-    return code
-
-
-def pointer(array: npt.NDArray[np.float32]) -> ctypes.c_void_p:
-    assert array.dtype == np.float32
-    assert array.flags.c_contiguous
-    return ctypes.c_void_p(array.ctypes.data)
+    return compiled("functions.c", request.param, tmp_path_factory.mktemp("functions"))
 
 
 def applied(function, values) -> npt.NDArray[np.float32]:

@@ -1,6 +1,7 @@
 /* Efficient self-attention (SegFormer, equations 1 and 2), a tile of queries at a time: queries,
  * scores and mixed values of a tile never leave the cache. */
 #include "functions.h"
+#include "norm.h"
 #include "product.h"
 
 enum { KEY_TILE = 2 * PANEL, SCORES = 1 << 13, MOST_QUERIES = 10 * ROWS };
@@ -11,12 +12,9 @@ static void keys_tile(const void *arguments, int32_t tile, void *scratch) {
     const int32_t begin = tile * KEY_TILE, rows = smaller(KEY_TILE, k->tokens - begin);
     const int32_t key_panels = tiles_of(k->tokens, PANEL), value_panels = tiles_of(d, PANEL);
     const float *input = k->input + (size_t)begin * channels;
-    float *both = scratch, *normed = both + (size_t)KEY_TILE * 2 * channels;
-    if (k->before.gamma) {
-        norm_rows(&k->before, input, normed, rows);
-        input = normed;
-    }
-    const Product p = product_of(input, (size_t)channels, rows, &k->linear, both);
+    float *both = scratch, *room = both + (size_t)KEY_TILE * 2 * channels;
+    const void *left = left_side(&k->linear, &k->before, input, rows, room);
+    const Product p = product_of(left, (size_t)channels, rows, &k->linear, both);
     product(&p);
     for (int32_t head = 0; head < k->heads; head++) {
         float *keys = k->keys + (size_t)head * key_panels * d * PANEL;
@@ -102,8 +100,8 @@ static void attention_tile(const void *arguments, int32_t tile, void *scratch) {
     float *scores = query + (size_t)step * channels;
     const float *input = a->input + (size_t)begin * channels;
 
-    norm_rows(&a->norm, input, normed, rows);
-    const Product asked = product_of(normed, (size_t)channels, rows, &a->query, query);
+    const void *left = left_side(&a->query, &a->norm, input, rows, normed);
+    const Product asked = product_of(left, (size_t)channels, rows, &a->query, query);
     product(&asked);
     float *mixed = normed; /* the queries are made: its room is free */
     for (int32_t head = 0; head < a->heads; head++) {
@@ -129,7 +127,8 @@ static void attention_tile(const void *arguments, int32_t tile, void *scratch) {
         }
     }
     float *output = a->output + (size_t)begin * channels;
-    Product joined = product_of(mixed, (size_t)channels, rows, &a->out, output);
+    left = left_side(&a->out, NULL, mixed, rows, query); /* and now the queries' room is */
+    Product joined = product_of(left, (size_t)channels, rows, &a->out, output);
     joined.residual = input;
     product(&joined);
 }

@@ -1,4 +1,5 @@
 /* The tail of the decode head, a few pixels at a time: no map at full width but the logits. */
+#include "norm.h"
 #include "product.h"
 
 /* Pixels handled at once: their maps, the weights and the coarse maps under a tile of so many rows
@@ -32,8 +33,11 @@ static void mix_rows(const Decoder *d, int32_t y, int32_t x, int32_t count, Rows
     }
 }
 
-/* own = relu(own + three resized rows), one pixel. */
-INLINE void blend_pixel(const Decoder *d, float *own, const Rows *rows, int32_t x) {
+/* own = relu(own + three resized rows), one pixel. `kind`, a constant, may say: as steps of a grid,
+ * which take the first part of its place. */
+INLINE void blend_pixel(
+    const int kind, const Decoder *d, float *own, const Rows *rows, int32_t x) {
+    const float inverse = kind == FLOATS ? 0 : 1.0f / d->classifier_step;
     const size_t channels = (size_t)d->channels;
     const float *lower[COARSE], *upper[COARSE];
     Floats w0[COARSE], w1[COARSE];
@@ -50,33 +54,38 @@ INLINE void blend_pixel(const Decoder *d, float *own, const Rows *rows, int32_t 
 #pragma GCC unroll 3
         for (int i = 0; i < COARSE; i++)
             sum += w0[i] * load(lower[i] + c) + w1[i] * load(upper[i] + c);
-        store(own + c, relu_of(sum));
+        if (kind == FLOATS) store(own + c, relu_of(sum));
+        else if (kind == SHORTS) store_steps((int16_t *)own + c, relu_of(sum), inverse);
+        else store_bytes((uint8_t *)own + c, relu_of(sum), inverse, 0);
     }
 }
 
-/* LANES rows of `channels` -> as many columns, PANEL apart. */
-INLINE void transpose_pixels(const float *from, size_t channels, float *to) {
-    for (size_t c = 0; c < channels; c += LANES) {
+/* LANES rows of `channels` -> as many columns, PANEL apart; of integers as many pairs or quads of
+ * them, the last of which may fill no whole vector. */
+INLINE void transpose_pixels(const int kind, const float *from, size_t channels, float *to) {
+    const size_t count = channels * SIZE(kind) / 4;
+    for (size_t c = 0; c < count; c += LANES) {
         Floats block[LANES];
 #pragma GCC unroll 8
         for (int i = 0; i < LANES; i++) block[i] = load(from + i * channels + c);
         transpose(block);
 #pragma GCC unroll 8
-        for (int i = 0; i < LANES; i++) store(to + (c + i) * PANEL, block[i]);
+        for (int i = 0; i < LANES; i++)
+            if (kind == FLOATS || c + i < count) store(to + (c + i) * PANEL, block[i]);
     }
 }
 
 /* `count` pixels from `x` on, [count, channels], into panels of PANEL pixels. Behind the last one
  * the panel holds what the scratch did: columns that nobody stores. */
-static void blend_pixels(
-    const Decoder *d, float *own, const Rows *rows, int32_t x, int32_t count, float *panels) {
-    const size_t channels = (size_t)d->channels;
+INLINE void blend_pixels(const int kind, const Decoder *d, float *own, const Rows *rows,
+                         int32_t x, int32_t count, float *panels) {
+    const size_t channels = (size_t)d->channels, depth = channels * SIZE(kind) / 4;
     for (int32_t i = 0; i < count; i += LANES) {
         float *group = own + (size_t)i * channels;
         for (int32_t j = 0; j < smaller(LANES, count - i); j++)
-            blend_pixel(d, group + (size_t)j * channels, rows, x + i + j);
-        float *to = panels + (size_t)(i / PANEL) * channels * PANEL + i % PANEL;
-        transpose_pixels(group, channels, to);
+            blend_pixel(kind, d, group + (size_t)j * channels, rows, x + i + j);
+        float *to = panels + (size_t)(i / PANEL) * depth * PANEL + i % PANEL;
+        transpose_pixels(kind, group, channels, to);
     }
 }
 
@@ -84,17 +93,27 @@ static void segment(
     const Decoder *d, int32_t y, int32_t x, float *own, float *panels, Rows *rows) {
     const int32_t count = smaller(SEGMENT, d->width - x), inputs = d->fuse.inputs;
     const size_t width = (size_t)d->width, at = (size_t)y * width + (size_t)x;
-    const Product fused = product_of(d->own + at * inputs, (size_t)inputs, count, &d->fuse, own);
+    /* The panels are made later: until then their place is free. */
+    const void *left = left_side(&d->fuse, NULL, d->own + at * inputs, count, panels);
+    const Product fused = product_of(left, (size_t)inputs, count, &d->fuse, own);
     product(&fused);
     mix_rows(d, y, x, count, rows);
-    blend_pixels(d, own, rows, x, count, panels);
+    if (d->classifier_bytes) blend_pixels(RIGHT_BYTES, d, own, rows, x, count, panels);
+    else if (d->classifier_scale) blend_pixels(SHORTS, d, own, rows, x, count, panels);
+    else blend_pixels(FLOATS, d, own, rows, x, count, panels);
     const Product classified = {
         .a = d->classifier, .a_stride = (size_t)d->channels, .b = panels,
         .c = d->logits + at, .c_stride = (size_t)d->height * width,
-        .row_bias = d->classifier_bias,
+        .row_bias = d->classifier_bias, .row_scale = d->classifier_scale,
         .rows = d->classes, .depth = d->channels, .columns = count,
     };
-    product(&classified);
+    if (d->classifier_bytes) bytes_product(RIGHT_BYTES, &classified);
+    else product(&classified);
+}
+
+/* Floats of a segment's panels, or of the left side of its first product. */
+INLINE size_t panels_room(const Decoder *d) {
+    return SEGMENT * (size_t)larger(d->channels, d->fuse.inputs);
 }
 
 static void decoder_tile(const void *arguments, int32_t tile, void *scratch) {
@@ -102,7 +121,7 @@ static void decoder_tile(const void *arguments, int32_t tile, void *scratch) {
     const size_t channels = (size_t)d->channels;
     const int32_t begin = tile * TILE_ROWS, end = smaller(begin + TILE_ROWS, d->height);
     float *own = scratch, *panels = own + SEGMENT * channels;
-    Rows rows = {.columns = {panels + SEGMENT * channels}};
+    Rows rows = {.columns = {panels + panels_room(d)}};
     for (int i = 1; i < COARSE; i++)
         rows.columns[i] = rows.columns[i - 1] + columns_room(d, i - 1) * channels;
     for (int32_t x = 0; x < d->width; x += SEGMENT)
@@ -110,8 +129,8 @@ static void decoder_tile(const void *arguments, int32_t tile, void *scratch) {
 }
 
 int KERNEL(segdeploy_decoder)(Pool *pool, const Decoder *d) {
-    size_t pixels = 2 * SEGMENT;
+    size_t pixels = SEGMENT;
     for (int i = 0; i < COARSE; i++) pixels += columns_room(d, i);
     return segdeploy_parallel(pool, decoder_tile, d, tiles_of(d->height, TILE_ROWS),
-                              pixels * (size_t)d->channels * sizeof(float));
+                              (pixels * d->channels + panels_room(d)) * sizeof(float));
 }

@@ -1,6 +1,7 @@
 /* Mix-FFN (SegFormer, equation 3) in strips of rows: the hidden map, four times as wide as the
  * tokens, exists only as a few rows around the one that is being made. */
 #include "functions.h"
+#include "norm.h"
 #include "product.h"
 
 enum { TOKENS = 64, ACROSS = TOGETHER /* outputs of a row that share their loads */ };
@@ -20,7 +21,7 @@ typedef struct {
     const Ffn *f;
     float *normed; /* [rows_at_once, width, C] */
     float *ring;   /* [slots, width, hidden]; row y lies in slot y % slots */
-    float *active; /* [rows_at_once, width, hidden] */
+    float *active; /* [rows_at_once, width, hidden]; steps of a grid where `contract` takes them */
     float *zeros;  /* [width, hidden]: the rows outside */
     int32_t slots;
 } Room;
@@ -51,8 +52,8 @@ static void expand_rows(const Room *room, int32_t begin, int32_t end) {
         const int32_t rows = smaller(end - begin, room->slots - slot);
         const int32_t tokens = rows * f->width;
         const float *input = f->input + (size_t)begin * f->width * inputs;
-        norm_rows(&f->norm, input, room->normed, tokens);
-        const Product p = product_of(room->normed, inputs, tokens, &f->expand,
+        const void *left = left_side(&f->expand, &f->norm, input, tokens, room->normed);
+        const Product p = product_of(left, inputs, tokens, &f->expand,
                                      room->ring + (size_t)slot * f->width * hidden);
         product(&p);
         begin += rows;
@@ -60,9 +61,12 @@ static void expand_rows(const Room *room, int32_t begin, int32_t end) {
 }
 
 /* gelu(depthwise 3x3 + bias), `count` outputs of a row from `x` on, all channels. `left`, `right`:
- * there is nothing beside them. `count` is a constant. */
-INLINE void activate(const int count, const Ffn *f, const float *const rows[3], int32_t x,
-                     const int left, const int right, float *to) {
+ * there is nothing beside them. To float32 or to steps of a grid, as `kind` says. It and `count`
+ * are constants. */
+INLINE void activate(const int kind, const int count, const Ffn *f,
+                     const float *const rows[3], int32_t x, const int left, const int right,
+                     void *to) {
+    const float inverse = kind == FLOATS ? 0 : 1.0f / f->contract.input_step;
     const size_t hidden = (size_t)f->expand.outputs, at = (size_t)x * hidden;
     for (size_t c = 0; c < hidden; c += LANES) {
         Floats sum[ACROSS] = {{0}};
@@ -85,11 +89,16 @@ INLINE void activate(const int count, const Ffn *f, const float *const rows[3], 
         }
         gelu_of(sum);
 #pragma GCC unroll 4
-        for (int i = 0; i < count; i++) store(to + at + i * hidden + c, sum[i]);
+        for (int i = 0; i < count; i++) {
+            const size_t place = at + i * hidden + c;
+            if (kind == FLOATS) store((float *)to + place, sum[i]);
+            else if (kind == SHORTS) store_steps((int16_t *)to + place, sum[i], inverse);
+            else store_bytes((uint8_t *)to + place, sum[i], inverse, f->contract.offset);
+        }
     }
 }
 
-static void activate_row(const Room *room, int32_t y, float *to) {
+INLINE void activate_row(const int kind, const Room *room, int32_t y, void *to) {
     const Ffn *f = room->f;
     const int32_t width = f->width;
     const float *rows[3];
@@ -99,13 +108,28 @@ static void activate_row(const Room *room, int32_t y, float *to) {
         rows[i] = row >= 0 && row < f->height ? room->ring + slot : room->zeros;
     }
     if (width <= ACROSS) {
-        for (int32_t x = 0; x < width; x++) activate(1, f, rows, x, x == 0, x + 1 == width, to);
+        for (int32_t x = 0; x < width; x++)
+            activate(kind, 1, f, rows, x, x == 0, x + 1 == width, to);
         return;
     }
-    activate(ACROSS, f, rows, 0, 1, 0, to);
+    activate(kind, ACROSS, f, rows, 0, 1, 0, to);
     for (int32_t x = ACROSS; x + ACROSS < width; x += ACROSS)
-        activate(ACROSS, f, rows, x, 0, 0, to);
-    activate(ACROSS, f, rows, width - ACROSS, 0, 1, to); /* some of them a second time */
+        activate(kind, ACROSS, f, rows, x, 0, 0, to);
+    /* Some of them a second time. */
+    activate(kind, ACROSS, f, rows, width - ACROSS, 0, 1, to);
+}
+
+/* Rows `y` to y + count into room->active. */
+static void activate_rows(const Room *room, int32_t y, int32_t count) {
+    const Linear *contract = &room->f->contract;
+    const int kind = contract->start ? LEFT_BYTES : contract->scale ? SHORTS : FLOATS;
+    const size_t row = (size_t)room->f->width * contract->inputs * SIZE(kind);
+    for (int32_t i = 0; i < count; i++) {
+        char *to = (char *)room->active + i * row;
+        if (kind == FLOATS) activate_row(FLOATS, room, y + i, to);
+        else if (kind == SHORTS) activate_row(SHORTS, room, y + i, to);
+        else activate_row(LEFT_BYTES, room, y + i, to);
+    }
 }
 
 static void ffn_strip(const void *arguments, int32_t tile, void *scratch) {
@@ -123,12 +147,12 @@ static void ffn_strip(const void *arguments, int32_t tile, void *scratch) {
             expand_rows(&room, made, next);
             made = next;
         }
-        for (int32_t row = 0; row < count; row++)
-            activate_row(&room, y + row, room.active + (size_t)row * f->width * hidden);
+        activate_rows(&room, y, count);
         const size_t at = (size_t)y * f->width * channels;
         Product p = product_of(room.active, hidden, count * f->width, &f->contract, f->output + at);
         p.residual = f->input + at;
-        product(&p);
+        if (f->contract.start) bytes_product(LEFT_BYTES, &p);
+        else product(&p);
     }
 }
 

@@ -1,27 +1,32 @@
 /* Convolutions and projections: products with a LayerNorm before or after. */
+#include "norm.h"
 #include "product.h"
 
 enum { ROW_TILE = 16 * ROWS, MOST_CHANNELS = 4 /* of an image */ };
 
-/* The window of one output position, ordered (ky, kx, channel), zeros outside. */
-INLINE void gather(const Convolution *c, int32_t y, int32_t x, float *to) {
+/* The window of one output position, ordered (ky, kx, channel), zeros outside: float32, or the
+ * steps of a grid where the product is one of integers. */
+INLINE void gather(const Convolution *c, int32_t y, int32_t x, char *to) {
     const int32_t channels = c->channels;
+    const size_t pixel = (size_t)channels * (c->linear.scale ? sizeof(int16_t) : sizeof(float));
     const int32_t left = x * c->stride - c->padding;
     const int32_t first = larger(0, -left), last = smaller(c->kernel, c->width - left);
-    for (int32_t ky = 0; ky < c->kernel; ky++, to += (size_t)c->kernel * channels) {
+    for (int32_t ky = 0; ky < c->kernel; ky++, to += c->kernel * pixel) {
         const int32_t row = y * c->stride - c->padding + ky;
         if (row < 0 || row >= c->height) {
-            memset(to, 0, (size_t)c->kernel * channels * sizeof(float));
+            memset(to, 0, c->kernel * pixel);
             continue;
         }
         const float *input = c->input;
         const float *from = input + ((size_t)row * c->width + left + first) * channels;
+        char *inner = to + (size_t)first * pixel, *behind = to + (size_t)last * pixel;
         const size_t count = (size_t)(last - first) * channels;
-        float *inner = to + (size_t)first * channels;
-        memset(to, 0, (size_t)first * channels * sizeof(float));
-        if (c->before.gamma) norm_rows(&c->before, from, inner, last - first);
-        else memcpy(inner, from, count * sizeof(float));
-        memset(inner + count, 0, (size_t)(c->kernel - last) * channels * sizeof(float));
+        memset(to, 0, (size_t)first * pixel);
+        if (c->linear.scale && !c->before.gamma)
+            steps_of(from, count, 1.0f / c->linear.input_step, (int16_t *)inner);
+        else if (left_side(&c->linear, &c->before, from, last - first, inner) == from)
+            memcpy(inner, from, count * sizeof(float));
+        memset(behind, 0, (size_t)(c->kernel - last) * pixel);
     }
 }
 
@@ -68,11 +73,12 @@ static void pixels_product(
 }
 
 static void windows_product(
-    const Convolution *c, int32_t begin, int32_t rows, float *windows, float *output) {
+    const Convolution *c, int32_t begin, int32_t rows, char *windows, float *output) {
     const size_t depth = (size_t)c->linear.inputs;
+    const size_t window = depth * (c->linear.scale ? sizeof(int16_t) : sizeof(float));
     for (int32_t row = 0; row < rows; row++) {
         const int32_t at = begin + row;
-        gather(c, at / c->out_width, at % c->out_width, windows + row * depth);
+        gather(c, at / c->out_width, at % c->out_width, windows + row * window);
     }
     const Product p = product_of(windows, depth, rows, &c->linear, output);
     product(&p);
@@ -120,12 +126,9 @@ static void linear_tile(const void *arguments, int32_t tile, void *scratch) {
         norm_rows(&l->before, input, l->output + (size_t)begin * inputs, rows);
         return;
     }
-    if (l->before.gamma) {
-        norm_rows(&l->before, input, scratch, rows);
-        input = scratch;
-    }
+    const void *left = left_side(&l->linear, &l->before, input, rows, scratch);
     float *output = l->output + (size_t)begin * l->linear.outputs;
-    Product p = product_of(input, (size_t)inputs, rows, &l->linear, output);
+    Product p = product_of(left, (size_t)inputs, rows, &l->linear, output);
     p.relu = l->relu;
     product(&p);
 }

@@ -1,8 +1,11 @@
 /* What the network's kernels share: vectors, the tables Python hands over, the pool of threads.
  *
- * Everything is float32 and channels last: tokens [h*w, C], row by row. A product's right side
- * lies in panels of PANEL columns, [ceil(n/PANEL)][k][PANEL], padded with zeros, so that the
- * inner loop reads it in order; its left side is read where it lies.
+ * Everything between two steps is float32 and channels last: tokens [h*w, C], row by row. A
+ * product's right side lies in panels of PANEL columns, [ceil(n/PANEL)][k][PANEL], padded with
+ * zeros, so that the inner loop reads it in order; its left side is read where it lies.
+ *
+ * A quantised product takes integers on both sides, as int16, and its sums are exact int32. Each
+ * step makes the integers of its left side itself (grid.h), where the values are in the cache.
  *
  * On x86-64 each kernel is compiled twice, as `name_baseline` and as `name_avx2` (AVX2 and
  * FMA); elsewhere once, as `name_baseline`. Sums are contracted to fused multiply-adds where
@@ -22,7 +25,7 @@
 #endif
 
 /* Raised whenever a signature or a struct below changes; library.py refuses another number. */
-#define SEGDEPLOY_NETWORK_ABI 2
+#define SEGDEPLOY_NETWORK_ABI 3
 
 #define SEGDEPLOY_API __attribute__((visibility("default")))
 #define INLINE static inline __attribute__((always_inline))
@@ -130,10 +133,18 @@ INLINE float largest_of(Floats x) {
 }
 #endif
 
-/* y = x @ weight + bias. */
+/* y = x @ weight + bias; or, quantised: y = (steps of x @ weight) * scale + bias.
+ * Quantised weights are int16, [ceil(n/PANEL)][k/2][PANEL][2], and k is even; or, where `start` is
+ * given, int8, [ceil(n/PANEL)][k/4][PANEL][4], for steps that are moved up by `offset` and kept as
+ * unsigned bytes. */
 typedef struct {
-    const float *weight; /* panels, see above */
-    const float *bias;   /* [outputs], padded to whole panels; or NULL */
+    const void *weight;  /* panels, see above */
+    const float *bias;   /* [outputs], padded to whole panels; or, of float32 only, NULL */
+    const float *scale;  /* [outputs], padded: the product of both sides' steps; NULL: float32 */
+    const int32_t *start; /* [outputs], padded: -offset * the weights' sum */
+    int32_t offset;
+    float input_step;    /* of the grid that x is rounded to */
+    float output_step;   /* of the grid that y is rounded to, before any residual; 0: none */
     int32_t inputs;
     int32_t outputs;
 } Linear;
@@ -224,8 +235,11 @@ enum { COARSE = 3 };
 /* logits = relu(own @ fuse + the sum of three resized maps) @ classifier. */
 typedef struct {
     const float *own;   /* [height*width, inputs of `fuse`] */
-    const float *classifier; /* [classes][channels]: the left side of its product */
+    const void *classifier; /* [classes][channels]: the left side of its product */
     const float *classifier_bias;
+    const float *classifier_scale; /* [classes], as in `Linear`; NULL: float32 */
+    float classifier_step;         /* of the grid that the pixels are rounded to */
+    int32_t classifier_bytes;      /* whether it and they are kept as bytes, not as int16 */
     float *logits;      /* [classes, height, width] */
     Linear fuse;        /* -> channels */
     const float *coarse[COARSE]; /* [h, w, channels] each */

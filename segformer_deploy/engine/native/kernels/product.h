@@ -1,19 +1,29 @@
-/* c = a @ b, the one matrix product of the network, and the LayerNorm in front of it. */
+/* c = a @ b, the one matrix product of the network: of float32, or of integers. */
 #ifndef SEGDEPLOY_PRODUCT_H
 #define SEGDEPLOY_PRODUCT_H
 
-#include "network.h"
+#include "grid.h"
 
-enum { DEPTH = 256 }; /* of one pass: a panel of this depth stays in the first-level cache */
+/* Of one pass, of shorter types more: a panel of this depth stays in the first-level cache. */
+enum { DEPTH = 256 };
+
+/* What both sides consist of: float32, int16, or bytes, unsigned on one side. */
+enum { FLOATS, SHORTS, LEFT_BYTES, RIGHT_BYTES };
+#define SIZE(kind) ((size_t)((kind) == FLOATS ? 4 : (kind) == SHORTS ? 2 : 1))
 
 typedef struct {
-    const float *a; /* [rows, depth], row stride a_stride; see `segments` */
+    const void *a; /* [rows, depth], row stride a_stride; see `segments` */
     size_t a_stride;
-    const float *b; /* panels */
+    const void *b; /* panels */
     float *c;       /* [rows, columns], row stride c_stride */
     size_t c_stride;
     const float *column_bias; /* padded to whole panels; or NULL */
     const float *row_bias;    /* [rows]; or NULL */
+    /* One of them, and its bias, is given where `a` and `b` are int16. */
+    const float *column_scale, *row_scale;
+    /* int32, where the left side is bytes: what their offset adds to the sums, taken away. */
+    const int32_t *column_start;
+    float output_step, output_inverse; /* as in `Linear`; of integers only */
     const float *residual;    /* added to the result, stride c_stride; or NULL */
     int32_t rows, depth, columns;
     int32_t relu;
@@ -50,31 +60,38 @@ INLINE void store_row(float *to, int32_t columns, const Floats from[2]) {
     memcpy(to, part, (size_t)columns * sizeof(float));
 }
 
-/* `rows` rows from `row` on, one panel, depth from `begin` to `end`. `rows` is a constant. */
-INLINE void product_tile(
-    const int rows, const Product *p, int32_t row, int32_t panel, int32_t begin, int32_t end) {
-    const int32_t column = panel * PANEL, columns = smaller(PANEL, p->columns - column);
-    const float *b = p->b + ((size_t)panel * p->depth + begin) * PANEL;
-    float *c = p->c + (size_t)row * p->c_stride + column;
-    Floats sum[ROWS][2];
+/* The bias, or what an earlier pass has stored. */
+INLINE void begin_sums(const int kind, const int rows, const Product *p, int32_t row,
+                       int32_t column, int32_t begin, Floats sum[ROWS][2]) {
+    const float *c = p->c + (size_t)row * p->c_stride + column;
+    const int32_t columns = smaller(PANEL, p->columns - column);
 #pragma GCC unroll 8
     for (int r = 0; r < rows; r++) {
         sum[r][0] = sum[r][1] = (Floats){0};
         if (begin > 0) {
             load_row(c + (size_t)r * p->c_stride, columns, sum[r]);
-            continue;
-        }
-        if (p->column_bias) {
+        } else if (kind == FLOATS && p->column_bias) {
             sum[r][0] = load(p->column_bias + column);
             sum[r][1] = load(p->column_bias + column + LANES);
-        } else if (p->row_bias) {
+        } else if (kind == FLOATS && p->row_bias) {
             sum[r][0] = sum[r][1] = splat(p->row_bias[row + r]);
+        } else if (kind == LEFT_BYTES) {
+            sum[r][0] = load((const float *)p->column_start + column);
+            sum[r][1] = load((const float *)p->column_start + column + LANES);
         }
     }
-    /* The sums are stored once the depth has been walked: by then their lines are here. */
-#pragma GCC unroll 8
-    for (int r = 0; r < rows; r++) __builtin_prefetch(c + (size_t)r * p->c_stride, 1);
-    const float *a = p->a + (size_t)row * p->a_stride + begin;
+}
+
+INLINE Ints sum_lanes(const int kind, Ints sum, Packed a, Packed b) {
+    return kind == SHORTS ? sum_pairs(sum, a, b)
+           : kind == LEFT_BYTES ? sum_quads(sum, a, b)
+                                : sum_quads(sum, b, a);
+}
+
+/* Sums of float32 of one tile, over the depth from `begin` to `end`. */
+INLINE void sum_floats(const int rows, const Product *p, int32_t row, const float *b,
+                       int32_t begin, int32_t end, Floats sum[ROWS][2]) {
+    const float *a = (const float *)p->a + (size_t)row * p->a_stride + begin;
     const int32_t pieces = larger(1, p->segments), length = (end - begin) / pieces;
     for (int32_t piece = 0; piece < pieces; piece++, a += p->segment_stride) {
         for (int32_t k = 0; k < length; k++, b += PANEL) {
@@ -87,27 +104,111 @@ INLINE void product_tile(
             }
         }
     }
-    const int last = end == p->depth;
+}
+
+/* The same of integers; `sum` holds the bits of int32. */
+INLINE void sum_integers(const int kind, const int rows, const Product *p, int32_t row,
+                         const char *b, int32_t begin, int32_t end, Floats sum[ROWS][2]) {
+    const size_t size = SIZE(kind), stride = p->a_stride * size;
+    const char *a = (const char *)p->a + (size_t)row * stride + (size_t)begin * size;
+    const int32_t lanes = (end - begin) * (int32_t)size / 4;
+    for (int32_t k = 0; k < lanes; k++, a += 4, b += 4 * PANEL) {
+        const Packed b0 = load_packed(b), b1 = load_packed(b + 4 * LANES);
+#pragma GCC unroll 8
+        for (int r = 0; r < rows; r++) {
+            int32_t lane;
+            memcpy(&lane, a + (size_t)r * stride, sizeof lane);
+            const Packed x = splat_packed(lane);
+            sum[r][0] = (Floats)sum_lanes(kind, (Ints)sum[r][0], x, b0);
+            sum[r][1] = (Floats)sum_lanes(kind, (Ints)sum[r][1], x, b1);
+        }
+    }
+}
+
+/* From exact sums, as bits of int32, to the product's values. */
+INLINE void values_of(
+    const int rows, const Product *p, int32_t row, int32_t column, Floats sum[ROWS][2]) {
+    if (p->row_scale) {
+#pragma GCC unroll 8
+        for (int r = 0; r < rows; r++) {
+            const Floats scale = splat(p->row_scale[row + r]), bias = splat(p->row_bias[row + r]);
+            sum[r][0] = __builtin_convertvector((Ints)sum[r][0], Floats) * scale + bias;
+            sum[r][1] = __builtin_convertvector((Ints)sum[r][1], Floats) * scale + bias;
+        }
+        return;
+    }
+#pragma GCC unroll 2
+    for (int i = 0; i < 2; i++) {
+        const Floats scale = load(p->column_scale + column + i * LANES);
+        const Floats bias = load(p->column_bias + column + i * LANES);
+#pragma GCC unroll 8
+        for (int r = 0; r < rows; r++)
+            sum[r][i] = __builtin_convertvector((Ints)sum[r][i], Floats) * scale + bias;
+    }
+    if (p->output_step == 0) return;
+    const float step = p->output_step, inverse = p->output_inverse;
 #pragma GCC unroll 8
     for (int r = 0; r < rows; r++) {
-        if (last && p->residual) {
+        sum[r][0] = on_grid(sum[r][0], step, inverse);
+        sum[r][1] = on_grid(sum[r][1], step, inverse);
+    }
+}
+
+/* What follows the sums: residual and ReLU. */
+INLINE void finish(
+    const int rows, const Product *p, int32_t row, int32_t column, Floats sum[ROWS][2]) {
+    if (p->residual) {
+        const int32_t columns = smaller(PANEL, p->columns - column);
+        const float *from = p->residual + (size_t)row * p->c_stride + column;
+#pragma GCC unroll 8
+        for (int r = 0; r < rows; r++) {
             Floats more[2];
-            const float *from = p->residual + (size_t)(row + r) * p->c_stride + column;
-            load_row(from, columns, more);
+            load_row(from + (size_t)r * p->c_stride, columns, more);
             sum[r][0] += more[0];
             sum[r][1] += more[1];
         }
-        if (last && p->relu) {
+    }
+    if (p->relu) {
+#pragma GCC unroll 8
+        for (int r = 0; r < rows; r++) {
             sum[r][0] = relu_of(sum[r][0]);
             sum[r][1] = relu_of(sum[r][1]);
         }
-        store_row(c + (size_t)r * p->c_stride, columns, sum[r]);
     }
+}
+
+/* `rows` rows from `row` on, one panel, depth from `begin` to `end`. `kind`, `rows`:
+ * constants. */
+INLINE void product_tile(const int kind, const int rows, const Product *p, int32_t row,
+                         int32_t panel, int32_t begin, int32_t end) {
+    const int32_t column = panel * PANEL, columns = smaller(PANEL, p->columns - column);
+    const size_t at = ((size_t)panel * p->depth + begin) * PANEL * SIZE(kind);
+    float *c = p->c + (size_t)row * p->c_stride + column;
+    Floats sum[ROWS][2];
+    begin_sums(kind, rows, p, row, column, begin, sum);
+    /* The sums are stored once the depth has been walked: by then their lines are here. */
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; r++) __builtin_prefetch(c + (size_t)r * p->c_stride, 1);
+    const char *b = (const char *)p->b + at;
+    if (kind == FLOATS) sum_floats(rows, p, row, (const float *)b, begin, end, sum);
+    else sum_integers(kind, rows, p, row, b, begin, end, sum);
+    if (end == p->depth) {
+        if (kind != FLOATS) values_of(rows, p, row, column, sum);
+        finish(rows, p, row, column, sum);
+    }
+    if (columns >= PANEL) {
+#pragma GCC unroll 8
+        for (int r = 0; r < rows; r++) store_row(c + (size_t)r * p->c_stride, PANEL, sum[r]);
+        return;
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; r++) store_row(c + (size_t)r * p->c_stride, columns, sum[r]);
 }
 
 /* One panel. The last rows are split in halves: a tile of one or two rows would wait for its own
  * sums, as fast as one of four. */
-INLINE void product_panel(const Product *p, int32_t panel, int32_t begin, int32_t end) {
+INLINE void product_panel(
+    const int kind, const Product *p, int32_t panel, int32_t begin, int32_t end) {
     int32_t row = 0;
     while (row < p->rows) {
         const int32_t left = p->rows - row;
@@ -116,91 +217,48 @@ INLINE void product_panel(const Product *p, int32_t panel, int32_t begin, int32_
                                                               : left;
         switch (rows) {
 #if defined(__aarch64__)
-        case 8: product_tile(8, p, row, panel, begin, end); break;
-        case 7: product_tile(7, p, row, panel, begin, end); break;
+        case 8: product_tile(kind, 8, p, row, panel, begin, end); break;
+        case 7: product_tile(kind, 7, p, row, panel, begin, end); break;
 #endif
-        case 6: product_tile(6, p, row, panel, begin, end); break;
-        case 5: product_tile(5, p, row, panel, begin, end); break;
-        case 4: product_tile(4, p, row, panel, begin, end); break;
-        case 3: product_tile(3, p, row, panel, begin, end); break;
-        case 2: product_tile(2, p, row, panel, begin, end); break;
-        default: product_tile(1, p, row, panel, begin, end); break;
+        case 6: product_tile(kind, 6, p, row, panel, begin, end); break;
+        case 5: product_tile(kind, 5, p, row, panel, begin, end); break;
+        case 4: product_tile(kind, 4, p, row, panel, begin, end); break;
+        case 3: product_tile(kind, 3, p, row, panel, begin, end); break;
+        case 2: product_tile(kind, 2, p, row, panel, begin, end); break;
+        default: product_tile(kind, 1, p, row, panel, begin, end); break;
         }
         row += rows;
     }
 }
 
-static void product(const Product *p) {
+INLINE void product_in_passes(const int kind, const Product *p, int32_t step) {
     const int32_t panels = tiles_of(p->columns, PANEL);
-    /* Pieces are walked in one pass: they are short. */
-    const int32_t step = p->segments ? p->depth : DEPTH;
     for (int32_t begin = 0; begin < p->depth; begin += step)
         for (int32_t panel = 0; panel < panels; panel++)
-            product_panel(p, panel, begin, smaller(begin + step, p->depth));
+            product_panel(kind, p, panel, begin, smaller(begin + step, p->depth));
+}
+
+static void product(const Product *p) {
+    if (p->column_scale || p->row_scale) product_in_passes(SHORTS, p, 2 * DEPTH);
+    /* Pieces are walked in one pass: they are short. */
+    else product_in_passes(FLOATS, p, p->segments ? p->depth : DEPTH);
+}
+
+/* Of bytes, unsigned in `a` (LEFT_BYTES) or in `b` (RIGHT_BYTES). */
+INLINE void bytes_product(const int kind, const Product *p) {
+    product_in_passes(kind, p, 4 * DEPTH);
 }
 
 INLINE Product product_of(
-    const float *a, size_t a_stride, int32_t rows, const Linear *linear, float *c) {
+    const void *a, size_t a_stride, int32_t rows, const Linear *linear, float *c) {
     return (Product){
         .a = a, .a_stride = a_stride, .b = linear->weight, .c = c,
         .c_stride = (size_t)linear->outputs, .column_bias = linear->bias,
+        .column_scale = linear->scale, .column_start = linear->start,
+        .output_step = linear->output_step,
+        .output_inverse = 1.0f / linear->output_step,
         .rows = rows, .depth = linear->inputs, .columns = linear->outputs,
     };
-}
-
-/* `rows` rows at once, so that one's sums are made while another waits for its own. `rows` is a
- * constant. */
-INLINE void norm_together(const int rows, const Norm *norm, const float *from, float *to) {
-    const size_t width = (size_t)norm->width, whole = width / LANES * LANES;
-    const float share = 1.0f / (float)norm->width;
-    Floats sums[4], squares[4];
-    float mean[4], scale[4], sum[4];
-#pragma GCC unroll 4
-    for (int r = 0; r < rows; r++) sums[r] = squares[r] = (Floats){0}, sum[r] = 0;
-    for (size_t c = 0; c < whole; c += LANES)
-#pragma GCC unroll 4
-        for (int r = 0; r < rows; r++) sums[r] += load(from + r * width + c);
-    for (size_t c = whole; c < width; c++)
-        for (int r = 0; r < rows; r++) sum[r] += from[r * width + c];
-#pragma GCC unroll 4
-    for (int r = 0; r < rows; r++) mean[r] = (sum[r] + sum_of(sums[r])) * share, sum[r] = 0;
-    /* The squares of differences, not the difference of squares: that one cancels. */
-    for (size_t c = 0; c < whole; c += LANES)
-#pragma GCC unroll 4
-        for (int r = 0; r < rows; r++) {
-            const Floats x = load(from + r * width + c) - mean[r];
-            squares[r] += x * x;
-        }
-    for (size_t c = whole; c < width; c++)
-        for (int r = 0; r < rows; r++) {
-            const float x = from[r * width + c] - mean[r];
-            sum[r] += x * x;
-        }
-#pragma GCC unroll 4
-    for (int r = 0; r < rows; r++) {
-        const float variance = (sum[r] + sum_of(squares[r])) * share;
-        scale[r] = 1.0f / __builtin_sqrtf(variance + norm->eps);
-    }
-    for (size_t c = 0; c < whole; c += LANES) {
-        const Floats gamma = load(norm->gamma + c), beta = load(norm->beta + c);
-#pragma GCC unroll 4
-        for (int r = 0; r < rows; r++) {
-            const Floats x = load(from + r * width + c) - mean[r];
-            store(to + r * width + c, x * scale[r] * gamma + beta);
-        }
-    }
-    for (size_t c = whole; c < width; c++)
-        for (int r = 0; r < rows; r++)
-            to[r * width + c] =
-                (from[r * width + c] - mean[r]) * scale[r] * norm->gamma[c] + norm->beta[c];
-}
-
-/* `rows` rows of norm->width; in place where from == to. */
-INLINE void norm_rows(const Norm *norm, const float *from, float *to, int32_t rows) {
-    const size_t width = (size_t)norm->width;
-    int32_t row = 0;
-    for (; row + 4 <= rows; row += 4) norm_together(4, norm, from + row * width, to + row * width);
-    for (; row < rows; row++) norm_together(1, norm, from + row * width, to + row * width);
 }
 
 #endif

@@ -1,7 +1,10 @@
 /* A whole network in one call: its steps, one after another. */
-#include "network.h"
+#include "grid.h"
 
 SEGDEPLOY_API int32_t KERNEL(segdeploy_network_panel)(void) { return PANEL; }
+
+/* Whether weights may be bytes, see `Linear`. */
+SEGDEPLOY_API int32_t KERNEL(segdeploy_network_bytes)(void) { return BYTES; }
 
 SEGDEPLOY_API int KERNEL(segdeploy_network_run)(Pool *pool, const Step *steps, int32_t count) {
     int status = STATUS_OK;

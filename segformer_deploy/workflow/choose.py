@@ -1,0 +1,111 @@
+"""The precision that was asked for against the next one, on the engine at hand: the faster wins."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from segformer_deploy.engine.backend import EngineOptions
+from segformer_deploy.errors import OutputError
+from segformer_deploy.files import write_bytes, write_text
+from segformer_deploy.spec import FrameSize, ModelSpec, Precision
+from segformer_deploy.workflow.choice import Choice, Progress, Say
+from segformer_deploy.workflow.precision import (
+    Candidate,
+    PrecisionOptions,
+    candidate_from_onnx,
+    silent,
+)
+from segformer_deploy.workflow.race import ROUNDS, WARM_UP, Lap, race
+
+
+def choose_precision(
+    onnx_file: Path,
+    target: Path,
+    spec: ModelSpec,
+    options: PrecisionOptions,
+    engine: EngineOptions,
+    size: FrameSize,
+    say: Say,
+    progress: Progress = silent,
+) -> Choice:
+    """Make the graph asked for, time it beside FP32, and write the faster one to `target`.
+
+    Args:
+        size: the network size to time at.
+
+    Raises what `candidate_from_onnx` raises, and BackendError where the engine runs neither.
+    """
+    candidate = candidate_from_onnx(onnx_file, spec, options, say, progress)
+    asked = options.precision
+    write_bytes(target, candidate.model.SerializeToString())
+    with progress(f"timing {asked} beside fp32", WARM_UP + ROUNDS) as advance:
+        laps = race({"fp32": onnx_file, asked: target}, engine, size, on_round=advance)
+    ratio = laps["fp32"].median_ms / laps[asked].median_ms
+    delivered: Precision = asked if ratio > 1 or options.force else "fp32"
+    outcome = _outcome(asked, delivered, laps, ratio, size)
+    say(outcome)
+    if delivered != asked:
+        write_bytes(target, onnx_file.read_bytes())
+    report = {
+        "requested": asked,
+        "delivered": delivered,
+        "outcome": outcome,
+        **candidate.details,
+        "speed": {
+            "size": str(size),
+            "ratio": ratio,
+            **{name: lap.to_dict() for name, lap in laps.items()},
+        },
+    }
+    notes = (*candidate.notes, outcome)
+    return Choice(asked, delivered, notes, report)
+
+
+def _outcome(
+    asked: str, delivered: str, laps: dict[str, Lap], ratio: float, size: FrameSize
+) -> str:
+    mine, other = laps[asked], laps["fp32"]
+    times = (
+        f"{asked} {mine.median_ms:.1f} ms ({mine.engine}), fp32 {other.median_ms:.1f} ms "
+        f"({other.engine}) at {size}"
+    )
+    if delivered == asked:
+        state = f"{ratio:.2f} times as fast as fp32" if ratio > 1 else "slower than fp32, but asked"
+        return f"{asked} is built: {state} ({times})"
+    return (
+        f"{asked} was asked for and fp32 is built: on this engine {asked} is "
+        f"{1 / ratio:.2f} times as slow ({times}); --force builds it all the same"
+    )
+
+
+def write_onnx_only(
+    onnx_file: Path,
+    output: Path | None,
+    spec: ModelSpec,
+    options: PrecisionOptions,
+    say: Say,
+    progress: Progress = silent,
+) -> tuple[Path, Candidate]:
+    """Write the FP16 or INT8 graph, with its report beside it, and stop.
+
+    Raises what `candidate_from_onnx` raises, and OutputError.
+    """
+    path = output or Path("build") / f"{onnx_file.stem}-{options.precision}.onnx"
+    if path.suffix != ".onnx" or path.resolve() == onnx_file.resolve():
+        raise OutputError(
+            f"the graph cannot be written to {path}",
+            "a new file that ends in .onnx",
+            "name another file with --output",
+        )
+    candidate = candidate_from_onnx(onnx_file, spec, options, say, progress)
+    write_bytes(path, candidate.model.SerializeToString())
+    report = {"requested": options.precision, "delivered": options.precision, **candidate.details}
+    write_report(path.with_suffix(".precision.json"), report)
+    return path, candidate
+
+
+def write_report(path: Path, report: dict[str, Any]) -> None:
+    """Write `precision.json`, aside and renamed."""
+    write_text(path, json.dumps(report, indent=1) + "\n")

@@ -1,0 +1,80 @@
+"""Two engine files on the engine at hand, turn by turn: which is faster here?"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from segformer_deploy.engine.backend import EngineOptions, engine_from_onnx
+from segformer_deploy.runtime.golden import golden_frame
+from segformer_deploy.spec import FrameSize
+
+ROUNDS = 15
+WARM_UP = 3
+_PAUSE_S = 0.03
+"""Longer than any library's threads spin after a run: they would take the next one's cores."""
+
+
+@dataclass(frozen=True)
+class Lap:
+    """How long one file took.
+
+    Attributes:
+        engine: the library that ran it.
+        median_ms: of a run, the network alone.
+        samples_ms: every timed run, in order; the rounds of all files belong together.
+    """
+
+    engine: str
+    backend: str
+    median_ms: float
+    samples_ms: tuple[float, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "engine": self.engine,
+            "backend": self.backend,
+            "median_ms": self.median_ms,
+            "samples_ms": list(self.samples_ms),
+        }
+
+
+def race(
+    files: Mapping[str, Path],
+    options: EngineOptions,
+    size: FrameSize,
+    rounds: int = ROUNDS,
+    on_round: Callable[[int], None] | None = None,
+) -> dict[str, Lap]:
+    """Time each file on one frame of network size `size`, interleaved, warm-up apart."""
+    image = golden_frame(size, seed=0)[None]
+    chosen = {name: engine_from_onnx(path, options) for name, path in files.items()}
+    sessions = {name: one.engine.session() for name, one in chosen.items()}
+    samples: dict[str, list[float]] = {name: [] for name in files}
+    try:
+        for number in range(WARM_UP + rounds):
+            for name, session in sessions.items():
+                time.sleep(_PAUSE_S)
+                started = time.perf_counter()
+                session.run({"image": image})
+                samples[name].append(1e3 * (time.perf_counter() - started))
+            if on_round is not None:
+                on_round(number + 1)
+    finally:
+        for name, session in sessions.items():
+            session.close()
+            chosen[name].engine.close()
+    return {
+        name: Lap(
+            one.engine.name,
+            one.backend,
+            float(np.median(samples[name][WARM_UP:])),
+            tuple(round(ms, 3) for ms in samples[name][WARM_UP:]),
+        )
+        for name, one in chosen.items()
+    }
