@@ -67,7 +67,7 @@ def calibrate(
     """The ranges of the FP32 graph in `onnx_file` on `frames`.
 
     Args:
-        on_frame: called with the number of frames done, which goes to twice their number.
+        on_frame: called with the frames done, which goes to twice their number (once for minmax).
         checker: sees each frame once; its warnings are the caller's to ask for.
 
     Raises:

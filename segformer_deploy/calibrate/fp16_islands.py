@@ -96,8 +96,9 @@ class _Seen:
         smallest = float(flat.min(initial=np.inf, where=nonzero))
         self.smallest = min(self.smallest, smallest)
         difference = np.where(np.isfinite(half), half - flat, 0)
-        self.power += float(np.dot(flat, flat))
-        self.lost += float(np.dot(difference, difference))
+        # In FP64: the squares of what FP16 makes 0 may vanish in FP32 too.
+        self.power += float(np.sum(np.square(flat, dtype=np.float64)))
+        self.lost += float(np.sum(np.square(difference, dtype=np.float64)))
 
     def range(self) -> ValueRange:
         return ValueRange(
@@ -151,7 +152,8 @@ def islands_from_report(model: onnx.ModelProto, report: RangeReport) -> dict[str
     found = {}
     for node in model.graph.node:
         for name in (*node.output, *node.input):
-            seen = report.values.get(name) if name in node.output else report.weights.get(name)
+            # Also what it reads: at the island's border that would be cast to FP16.
+            seen = report.values.get(name) or report.weights.get(name)
             reason = seen.objection() if seen else None
             if reason:
                 found[node.name] = f"{name} {reason}"

@@ -64,7 +64,9 @@ class Histogram:
             self.counts[0] += sample.size
             return
         steps = np.abs(sample)
-        steps *= np.float32(BINS / self.limit)
+        # Not times BINS / limit, which overflows where a value all but vanishes.
+        steps /= np.float32(self.limit)
+        steps *= BINS
         # Before the cast: a value beyond int32 would wrap.
         np.minimum(steps, BINS - 1, out=steps)
         self.counts += np.bincount(steps.astype(np.int32), minlength=BINS)

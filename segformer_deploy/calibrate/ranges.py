@@ -112,7 +112,7 @@ def read_ranges(path: Path) -> Ranges:
         raise InputError(f"{path} has format {found!r}", f"format {RANGES_FORMAT}", _AGAIN)
     try:
         return _ranges_from_dict(data)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise InputError(
             f"{path} does not read ({type(error).__name__}: {error})",
             "the fields that segdeploy calibrate writes",
@@ -127,16 +127,22 @@ def _ranges_from_dict(data: dict[str, Any]) -> Ranges:
         percentile=float(data["percentile"]),
         network=str(data["network"]),
         origin=str(data["origin"]),
-        frames=tuple(str(digest) for digest in data["frames"]),
+        frames=_texts(data["frames"]),
         equalisation={
             str(name): tuple(float(s) for s in scales)
             for name, scales in data["equalisation"].items()
         },
         ranges=_positive(data["ranges"]),
         largest=_positive(data["largest"]),
-        warnings=tuple(str(text) for text in data["warnings"]),
+        warnings=_texts(data["warnings"]),
         tool=str(data["tool"]),
     )
+
+
+def _texts(values: Any) -> tuple[str, ...]:
+    if not isinstance(values, list):
+        raise TypeError(f"a {type(values).__name__} instead of a list")
+    return tuple(str(text) for text in values)
 
 
 def _positive(values: dict[str, Any]) -> dict[str, float]:

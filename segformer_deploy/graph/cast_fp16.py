@@ -58,12 +58,28 @@ def _types(model: onnx.ModelProto) -> dict[str, int]:
     return {tensor.name: tensor.data_type for tensor in model.graph.initializer}
 
 
+def _pairs_at(graph: onnx.GraphProto, islands: frozenset[str]) -> set[str]:
+    """The Q/DQ nodes of what `islands` write and read: they see what FP16 cannot hold."""
+    written = {name for node in graph.node if node.name in islands for name in node.output}
+    read = {name for node in graph.node if node.name in islands for name in node.input}
+    found: set[str] = set()
+    for node in graph.node:
+        if node.op_type == "QuantizeLinear" and node.input[0] in written:
+            found.add(node.name)
+            written.update(node.output)
+        elif node.op_type == "DequantizeLinear" and (
+            node.input[0] in written or node.output[0] in read
+        ):
+            found.add(node.name)
+    return found
+
+
 class _Caster:
     """One pass over a graph that is changed in place."""
 
     def __init__(self, model: onnx.ModelProto, islands: frozenset[str], logits: int) -> None:
         self._graph = model.graph
-        self._islands = islands
+        self._islands = islands | _pairs_at(model.graph, islands)
         self._logits = logits
         self._weights = {tensor.name: tensor for tensor in model.graph.initializer}
         # The element type of each float value, as it will be.

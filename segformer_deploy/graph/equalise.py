@@ -133,8 +133,11 @@ def _factors(
     of_weights = np.max([np.abs(matrix).max(axis=(1, 2)) for matrix in matrices], axis=0)
     values = np.log(np.maximum(seen.largest.astype(np.float64), tiny))
     powers = alpha * values - (1 - alpha) * np.log(np.maximum(of_weights, tiny))
-    factors: npt.NDArray[np.float64] = np.exp(powers - powers.mean())
-    return np.clip(factors, 1 / LIMIT, LIMIT)
+    alive = (seen.largest > 0) & (of_weights > 0)
+    # Of those alone: a channel that is always 0 would pull all others to the limit.
+    centre = powers[alive].mean() if alive.any() else 0.0
+    factors: npt.NDArray[np.float64] = np.exp(powers - centre)
+    return np.where(alive, np.clip(factors, 1 / LIMIT, LIMIT), 1.0)
 
 
 def _expected_error(

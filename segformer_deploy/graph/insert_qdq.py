@@ -47,6 +47,8 @@ ZERO_POINT: dict[Spelling, npt.NDArray[Any]] = {
 _RESIDUAL = (".attended", ".out")
 """Ends of the names of the additions to the residual stream."""
 SMALLEST_SCALE = float(np.finfo(np.float16).smallest_subnormal)
+LARGEST = STEPS * float(np.finfo(np.float16).max)
+"""What a grid can hold: beyond it the scale is no FP16 number."""
 
 
 @dataclass(frozen=True)
@@ -220,10 +222,10 @@ class _Rewriter:
 
     def _check_range(self, name: str) -> None:
         largest = self._ranges.get(name)
-        if largest is None or not np.isfinite(largest) or largest < 0:
+        if largest is None or not 0 <= largest <= LARGEST:
             raise SpecError(
                 f"the range of '{name}' is {largest}",
-                "a finite number, 0 or more, for every value that is quantised",
+                f"a number of 0 to {LARGEST:.3g} for every value that is quantised",
                 "calibrate this graph again: segdeploy calibrate",
             )
 
@@ -244,6 +246,12 @@ class _Rewriter:
         assert name is not None
         tensor = self._weights[name]
         weight = numpy_helper.to_array(tensor)
+        if not np.abs(weight).max(initial=0) <= LARGEST:
+            raise SpecError(
+                f"'{name}' reaches {np.abs(weight).max():.3g}",
+                f"weights up to {LARGEST:.3g}, which an FP16 scale can hold",
+                f"keep its block out of INT8: {product.block}",
+            )
         # Outputs are the first axis of a convolution's weights, the last of a matrix's.
         axis = 0 if product.op == "Conv" else weight.ndim - 1
         steps, scales = quantised_weight(weight, axis)

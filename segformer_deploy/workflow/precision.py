@@ -222,7 +222,7 @@ class _Maker:
         ranges = ranges_for(self.file, self.request, self.say, self.progress)
         even = equalise(self.model, ranges.scales())
         recipe, gpu = self.options.recipe, self.options.target == "gpu"
-        islands: dict[str, str] = self._islands() if gpu else {}
+        islands: dict[str, str] = self._islands(even) if gpu else {}
 
         def make(kept: frozenset[str]) -> onnx.ModelProto:
             chosen = replace(recipe, kept=recipe.kept | kept)
@@ -249,19 +249,19 @@ class _Maker:
         return make, blocks_of(self.model, recipe), details
 
     def _fp16(self) -> tuple[Make, tuple[str, ...], dict[str, Any]]:
-        islands = self._islands()
+        islands = self._islands(self.model)
 
         def make(_kept: frozenset[str]) -> onnx.ModelProto:
             return cast_fp16(self.model, islands, logits=self.options.logits)
 
         return make, (), {"graph": {"islands": islands, "logits": self.options.logits}}
 
-    def _islands(self) -> dict[str, str]:
+    def _islands(self, model: onnx.ModelProto) -> dict[str, str]:
         """Nodes that FP16 cannot hold, on a few of the calibration's frames."""
         frames = self._frames_to_look_at()
         with self.progress("looking for what FP16 cannot hold", DEFAULT_FRAMES) as advance:
-            report = range_report(self.model, frames, DEFAULT_FRAMES, advance)
-        islands = islands_from_report(self.model, report)
+            report = range_report(model, frames, DEFAULT_FRAMES, advance)
+        islands = islands_from_report(model, report)
         for node, why in islands.items():
             self.say(f"{node} stays in FP32: {why}")
         return islands

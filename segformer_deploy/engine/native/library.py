@@ -15,7 +15,7 @@ from typing import Any, cast
 
 from segformer_deploy.errors import BackendError
 
-ABI = 3
+ABI = 4
 """Number of the kernels' interface; a library with another one is not used."""
 VARIABLE = "SEGDEPLOY_NETWORK"
 """``baseline`` takes the variant for the oldest processors, for comparison."""
@@ -92,6 +92,12 @@ class LinearRows(ctypes.Structure):
     ]
 
 
+class Grids(ctypes.Structure):
+    """`Grids` in network.h."""
+
+    _fields_ = _floats("query", "key", "softmax", "value")
+
+
 class Keys(ctypes.Structure):
     """`Keys` in network.h."""
 
@@ -100,6 +106,7 @@ class Keys(ctypes.Structure):
         *_pointers("input", "keys", "values"),
         ("linear", Linear),
         ("before", Norm),
+        ("grids", Grids),
         *_integers("tokens", "heads"),
     ]
 
@@ -113,6 +120,7 @@ class Attention(ctypes.Structure):
         ("norm", Norm),
         ("query", Linear),
         ("out", Linear),
+        ("grids", Grids),
         *_integers("tokens", "key_tokens", "heads"),
     ]
 

@@ -134,6 +134,8 @@ def _check_block(name: str, block: Block, channels: int) -> None:
     _expect(f"the depthwise bias of {name}", block.depthwise_bias.shape, (hidden,))
     if channels % block.heads:
         raise unsupported(f"{name} has {block.heads} heads for {channels} channels")
+    if block.grids is not None and channels // block.heads % 2:
+        raise unsupported(f"{name} has integers in heads of {channels // block.heads} channels")
     if hidden % _LANES:
         raise unsupported(f"a map of {hidden} channels, no multiple of {_LANES}")
     if block.reduce is not None:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from segformer_deploy.engine.native import library
+from segformer_deploy.engine.native.quantised import DEEPEST
 from segformer_deploy.engine.native.weights import (
     Block,
     Convolution,
@@ -25,6 +26,7 @@ from segformer_deploy.errors import RunError
 
 Floats = npt.NDArray[np.float32]
 _NO_NORM = library.Norm()
+_NO_GRIDS = library.Grids()
 _NO_LINEAR = library.Linear()
 
 
@@ -94,6 +96,14 @@ class Program:
                     "use a larger --size",
                 )
 
+            deepest = max((_reduced(b, h, w) for b in stage.blocks if b.grids), default=0)
+            if deepest > DEEPEST:
+                raise RunError(
+                    f"an input of {height}x{width}: {deepest} keys in stage {number}",
+                    f"at most {DEEPEST} where the attention is INT8",
+                    "use a smaller --size",
+                )
+
     def _reserve(self, sizes: list[tuple[int, int]]) -> None:
         panel = self._panel
         for number, (stage, head, (h, w)) in enumerate(
@@ -150,7 +160,8 @@ class Program:
         h, w = size
         x, attended = self._at("tokens"), self._at("attended")
         keys, values = self._at("keys"), self._at("values")
-        reduced = _reduced(block, h, w)
+        reduced, grids = _reduced(block, h, w), block.grids or _NO_GRIDS
+        linear, heads = block.key_value.struct, block.heads
         source, before = x, block.norm1.struct
         if block.reduce is not None:
             source, before = self._at("reduced"), _NO_NORM
@@ -158,9 +169,7 @@ class Program:
                 block.reduce, x, source, size, before=block.norm1, after=block.reduce_norm
             )
         self._arguments += [
-            library.Keys(source, keys, values, block.key_value.struct, before, reduced, block.heads)
-        ]
-        self._arguments += [
+            library.Keys(source, keys, values, linear, before, grids, reduced, heads),
             library.Attention(
                 x,
                 attended,
@@ -169,9 +178,10 @@ class Program:
                 block.norm1.struct,
                 block.query.struct,
                 block.output.struct,
+                grids,
                 h * w,
                 reduced,
-                block.heads,
+                heads,
             ),
             library.Ffn(
                 attended,

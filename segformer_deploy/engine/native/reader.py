@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from segformer_deploy.engine.native.library import Library
+from segformer_deploy.engine.native.library import Grids, Library
 from segformer_deploy.engine.native.plain import check_plain, unsupported
 from segformer_deploy.engine.native.quantised import Steps, step_from_grid, steps_from_weight
 from segformer_deploy.engine.native.weights import (
@@ -108,6 +108,13 @@ class _Reader:
         parts = (self.number(f"{value}.{part}") for part in ("scale", "zero_point"))
         return step_from_grid(value, *parts)
 
+    def grids(self, attention: str) -> Grids | None:
+        """Of all that enters the two products of `attention`, or of nothing."""
+        values = [f"{attention}.{part}" for part in ("query", "key", "softmax", "value")]
+        if not any(f"{value}.scale" in self.weights for value in values):
+            return None
+        return Grids(*(self.step(value) for value in values))
+
     def weight(
         self,
         name: str,
@@ -140,7 +147,7 @@ class _Reader:
         return self.take(f"{name}.bias") if f"{name}.bias" in self.weights else None
 
     def linear(self, name: str, value: str) -> Linear:
-        return self.branch_end(name, self.weight(name, value, _same), self.bias(name))
+        return Linear(self.weight(name, value, _same), self.bias(name), self.panel)
 
     def pointwise(self, name: str, value: str, least: float = -np.inf) -> Linear:
         weight = self.weight(name, value, _of_pixels, least)
@@ -171,6 +178,8 @@ class _Reader:
         norm1, norm2 = f"{name}.norm1", f"{name}.norm2"
         split = self.weights[self.nodes[f"{attention}.query.tokens"].inputs[1]]
         reduces = f"{attention}.reduce_norm" in self.nodes
+        output = f"{attention}.output"
+        joined = self.weight(output, f"{attention}.mixed", _same)
         depthwise = self.take(f"{ffn}.depthwise.weight")
         return Block(
             norm1=self.norm(norm1),
@@ -180,7 +189,8 @@ class _Reader:
             key_value=self.linear(
                 f"{attention}.key_value", f"{attention}.reduce_norm" if reduces else norm1
             ),
-            output=self.linear(f"{attention}.output", f"{attention}.mixed"),
+            grids=self.grids(attention),
+            output=self.branch_end(output, joined, self.bias(output)),
             reduce=self.convolution(f"{attention}.reduce", norm1) if reduces else None,
             reduce_norm=self.norm(f"{attention}.reduce_norm") if reduces else None,
             expand=self.pointwise(f"{ffn}.expand", norm2),

@@ -142,6 +142,8 @@ class Block:
     heads: int
     query: Linear
     key_value: Linear
+    grids: library.Grids | None
+    """Of the attention's two products, where they are INT8."""
     output: Linear
     reduce: Convolution | None
     reduce_norm: Norm | None

@@ -142,6 +142,7 @@ def _attention(w: Wiring, block: Block, tokens: str, shape: str, name: str) -> s
     w.nodes[f"{both}.split"] = Node("Split", f"{both}.split", (both,), (key, value), split)
     query, key, value = (_by_head(w, block, part) for part in (query, key, value))
     weights = w.add("Softmax", [w.add("MatMul", [query, key], f"{name}.scores")], f"{name}.softmax")
+    weights = w.read(weights, block.grids is not None)
     mixed = w.add("MatMul", [weights, value], f"{name}.mixed")
     mixed = w.read(mixed, block.output.quantised)
     if block.heads > 1:
@@ -153,7 +154,8 @@ def _attention(w: Wiring, block: Block, tokens: str, shape: str, name: str) -> s
 def _by_head(w: Wiring, block: Block, value: str) -> str:
     channels, heads, is_key = block.query.outputs, block.heads, value.endswith(".key")
     split = (channels,) if heads == 1 else (heads, channels // heads)
-    tokens = w.add("Reshape", [value, w.shape(0, -1, *split)], f"{value}.tokens")
+    source = w.read(value, block.grids is not None)
+    tokens = w.add("Reshape", [source, w.shape(0, -1, *split)], f"{value}.tokens")
     if heads > 1:
         return w.transpose(tokens, f"{value}.heads", (0, 2, 3, 1) if is_key else (0, 2, 1, 3))
     return w.transpose(tokens, f"{value}.heads", (0, 2, 1)) if is_key else tokens

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
+from segformer_deploy.engine.native.engine import NativeEngine
 from segformer_deploy.graph.insert_qdq import Recipe, Spelling, insert_qdq, quantised_values
 from segformer_deploy.model.export import onnx_from_model
 from segformer_deploy.model.segformer import SegformerConfig, random_segformer
@@ -20,6 +21,7 @@ from tests.model.tiny import TINY, random_frames, spec_for
 SMALL = replace(TINY, head_channels=24)
 """Maps that are walked by vectors are a multiple of eight wide, as in B0 to B5."""
 Frames = npt.NDArray[np.uint8]
+Logits = npt.NDArray[np.float32]
 
 
 def _session(model: onnx.ModelProto) -> Any:
@@ -57,9 +59,36 @@ def quantised(
     return insert_qdq(model, ranges_of(model, frames), recipe, spelling)
 
 
-def onnxruntime_logits(path: Path, frames: Frames) -> npt.NDArray[np.float32]:
+def onnxruntime_logits(path: Path, frames: Frames) -> Logits:
     answer = _session(onnx.load(path)).run(None, {"image": frames})[0]
     return np.asarray(answer, np.float32)
+
+
+def logits_of(path: Path, frames: np.ndarray, threads: int = 2) -> Logits:
+    engine = NativeEngine(path, threads)
+    session = engine.session()
+    answer = session.run({"image": frames})["logits"].copy()
+    session.close()
+    engine.close()
+    return answer
+
+
+def differences(path: Path, shapes: list[tuple[int, int, int]]) -> npt.NDArray[np.float64]:
+    """Per shape, the largest difference from ONNX Runtime's logits, of the largest logit."""
+    found = []
+    for seed, shape in enumerate(shapes):
+        frames = random_frames(*shape, seed=seed)
+        ours, theirs = logits_of(path, frames), onnxruntime_logits(path, frames)
+        assert ours.shape == theirs.shape
+        found.append(np.abs(ours - theirs).max() / np.abs(theirs).max())
+    return np.array(found, np.float64)
+
+
+def assert_same_but_for_edges(path: Path, shapes: list[tuple[int, int, int]]) -> None:
+    """Most frames to float32's rounding; one with a value on an edge by no more than some steps."""
+    found = differences(path, shapes)
+    assert np.median(found) <= 2e-5, found
+    assert found.max() <= 0.1, found
 
 
 def float_model(config: SegformerConfig, seed: int) -> onnx.ModelProto:

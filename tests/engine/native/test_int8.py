@@ -11,20 +11,20 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 import pytest
 
-from segformer_deploy.engine.native.engine import NativeEngine
 from segformer_deploy.engine.native.library import VARIABLE
 from segformer_deploy.graph.insert_qdq import Recipe
 from segformer_deploy.spec import FrameSize
 from segformer_deploy.streets import street_frame
 from tests.engine.native.quantise import (
     SMALL,
+    assert_same_but_for_edges,
     change,
     float_model,
     int8_model,
+    logits_of,
     onnxruntime_logits,
     quantised,
     saved,
@@ -38,34 +38,6 @@ UNITS = [
     *(f"decoder.stage{i}" for i in range(1, 5)),
     "decoder.classifier",
 ]
-Logits = npt.NDArray[np.float32]
-
-
-def logits_of(path: Path, frames: np.ndarray, threads: int = 2) -> Logits:
-    engine = NativeEngine(path, threads)
-    session = engine.session()
-    answer = session.run({"image": frames})["logits"].copy()
-    session.close()
-    engine.close()
-    return answer
-
-
-def differences(path: Path, shapes: list[tuple[int, int, int]]) -> npt.NDArray[np.float64]:
-    """Per shape, the largest difference from ONNX Runtime's logits, of the largest logit."""
-    found = []
-    for seed, shape in enumerate(shapes):
-        frames = random_frames(*shape, seed=seed)
-        ours, theirs = logits_of(path, frames), onnxruntime_logits(path, frames)
-        assert ours.shape == theirs.shape
-        found.append(np.abs(ours - theirs).max() / np.abs(theirs).max())
-    return np.array(found, np.float64)
-
-
-def assert_same_but_for_edges(path: Path, shapes: list[tuple[int, int, int]]) -> None:
-    """Most frames to float32's rounding; one with a value on an edge by no more than some steps."""
-    found = differences(path, shapes)
-    assert np.median(found) <= 2e-5, found
-    assert found.max() <= 0.1, found
 
 
 @pytest.fixture(scope="module")

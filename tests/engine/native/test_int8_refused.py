@@ -135,7 +135,7 @@ def test_a_grid_that_nobody_needs_is_refused(tmp_path: Path) -> None:
     refused(model, tmp_path / "m.onnx", "stage1.embed.scale")
 
 
-@pytest.mark.parametrize("switch", ["first_convolution", "depthwise", "attention"])
+@pytest.mark.parametrize("switch", ["first_convolution", "depthwise"])
 def test_products_without_integer_kernels_are_refused(tmp_path: Path, switch: str) -> None:
     recipe = replace(Recipe(), **{switch: True})
     refused(int8_model(recipe=recipe), tmp_path / "m.onnx", "weight|own|plain")

@@ -36,6 +36,19 @@ INLINE void store_bytes(uint8_t *to, Floats x, float inverse, int32_t offset) {
     const __m128i moved = _mm_add_epi16(steps, _mm_set1_epi16((int16_t)offset));
     _mm_storel_epi64((__m128i *)to, _mm_packus_epi16(moved, moved));
 }
+/* Four vectors of values that are not below 0. */
+INLINE void store_positive_bytes(uint8_t *to, const Floats x[4], float inverse) {
+    __m256i steps[4];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++)
+        steps[i] = _mm256_cvtps_epi32((__m256)lesser_of(x[i] * inverse, splat(127.0f)));
+    const __m256i low = _mm256_packs_epi32(steps[0], steps[1]);
+    const __m256i high = _mm256_packs_epi32(steps[2], steps[3]);
+    /* Packing goes by halves of a vector. */
+    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    const __m256i bytes = _mm256_permutevar8x32_epi32(_mm256_packus_epi16(low, high), order);
+    _mm256_storeu_si256((__m256i *)to, bytes);
+}
 #else
 INLINE Ints steps_within(Floats x, float inverse) {
     /* Of 1.5 * 2^23 + n the low bits are those of n. */
@@ -47,6 +60,9 @@ INLINE void store_steps(int16_t *to, Floats x, float inverse) {
 INLINE void store_bytes(uint8_t *to, Floats x, float inverse, int32_t offset) {
     const Ints steps = steps_within(x, inverse);
     for (int i = 0; i < LANES; i++) to[i] = (uint8_t)(steps[i] + offset);
+}
+INLINE void store_positive_bytes(uint8_t *to, const Floats x[4], float inverse) {
+    for (int i = 0; i < 4; i++) store_bytes(to + i * LANES, x[i], inverse, 0);
 }
 #endif
 

@@ -25,7 +25,7 @@
 #endif
 
 /* Raised whenever a signature or a struct below changes; library.py refuses another number. */
-#define SEGDEPLOY_NETWORK_ABI 3
+#define SEGDEPLOY_NETWORK_ABI 4
 
 #define SEGDEPLOY_API __attribute__((visibility("default")))
 #define INLINE static inline __attribute__((always_inline))
@@ -196,14 +196,23 @@ typedef struct {
     int32_t relu;
 } LinearRows;
 
+/* Steps of the grids that both sides of the attention's two products are rounded to; all 0: the
+ * products are of float32. */
+typedef struct {
+    float query, key, softmax, value;
+} Grids;
+
 /* Reduced tokens [tokens, C] -> keys and values, packed for the attention's two products:
- * keys [heads][ceil(tokens/PANEL)][d][PANEL], values [heads][ceil(d/PANEL)][tokens][PANEL]. */
+ * keys [heads][ceil(tokens/PANEL)][d][PANEL], values [heads][ceil(d/PANEL)][tokens][PANEL]; or, of
+ * integers, as the weights of a `Linear` are, with room for whole lanes of tokens: keys as int16,
+ * d even; values as bytes where BYTES is set (grid.h), else as int16. */
 typedef struct {
     const float *input;
-    float *keys;
-    float *values;
+    void *keys;
+    void *values;
     Linear linear; /* C -> 2C: keys, then values */
     Norm before;
+    Grids grids;
     int32_t tokens, heads;
 } Keys;
 
@@ -211,10 +220,11 @@ typedef struct {
 typedef struct {
     const float *input;
     float *output;
-    const float *keys;
-    const float *values;
+    const void *keys;
+    const void *values;
     Norm norm;
     Linear query, out;
+    Grids grids;
     int32_t tokens, key_tokens, heads;
 } Attention;
 

@@ -19,9 +19,11 @@ typedef struct {
     size_t c_stride;
     const float *column_bias; /* padded to whole panels; or NULL */
     const float *row_bias;    /* [rows]; or NULL */
-    /* One of them, and its bias, is given where `a` and `b` are int16. */
+    /* Where `a` and `b` are integers: one of them and its bias, or one scale for all and none. */
     const float *column_scale, *row_scale;
-    /* int32, where the left side is bytes: what their offset adds to the sums, taken away. */
+    float scale;
+    /* int32, where the left side is bytes: what their offset adds to the sums, taken away; or
+     * NULL: they have none. */
     const int32_t *column_start;
     float output_step, output_inverse; /* as in `Linear`; of integers only */
     const float *residual;    /* added to the result, stride c_stride; or NULL */
@@ -75,7 +77,7 @@ INLINE void begin_sums(const int kind, const int rows, const Product *p, int32_t
             sum[r][1] = load(p->column_bias + column + LANES);
         } else if (kind == FLOATS && p->row_bias) {
             sum[r][0] = sum[r][1] = splat(p->row_bias[row + r]);
-        } else if (kind == LEFT_BYTES) {
+        } else if (kind == LEFT_BYTES && p->column_start) {
             sum[r][0] = load((const float *)p->column_start + column);
             sum[r][1] = load((const float *)p->column_start + column + LANES);
         }
@@ -128,6 +130,14 @@ INLINE void sum_integers(const int kind, const int rows, const Product *p, int32
 /* From exact sums, as bits of int32, to the product's values. */
 INLINE void values_of(
     const int rows, const Product *p, int32_t row, int32_t column, Floats sum[ROWS][2]) {
+    if (p->scale != 0) {
+#pragma GCC unroll 8
+        for (int r = 0; r < rows; r++) {
+            sum[r][0] = __builtin_convertvector((Ints)sum[r][0], Floats) * p->scale;
+            sum[r][1] = __builtin_convertvector((Ints)sum[r][1], Floats) * p->scale;
+        }
+        return;
+    }
     if (p->row_scale) {
 #pragma GCC unroll 8
         for (int r = 0; r < rows; r++) {
@@ -239,7 +249,7 @@ INLINE void product_in_passes(const int kind, const Product *p, int32_t step) {
 }
 
 static void product(const Product *p) {
-    if (p->column_scale || p->row_scale) product_in_passes(SHORTS, p, 2 * DEPTH);
+    if (p->column_scale || p->row_scale || p->scale != 0) product_in_passes(SHORTS, p, 2 * DEPTH);
     /* Pieces are walked in one pass: they are short. */
     else product_in_passes(FLOATS, p, p->segments ? p->depth : DEPTH);
 }
