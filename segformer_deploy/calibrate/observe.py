@@ -18,7 +18,7 @@ from segformer_deploy.spec import FrameSize
 
 Floats = npt.NDArray[np.float32]
 
-BUDGET_BYTES = 192 << 20
+BUDGET_BYTES = 320 << 20
 """Of what one run hands out. Each further group costs a run of the graph up to there."""
 
 

@@ -25,6 +25,7 @@ from segformer_deploy.cli.precision_options import (
     Samples,
     calibration_options,
     folder_pair,
+    need_onnx,
     show_report,
 )
 from segformer_deploy.errors import InputError
@@ -121,6 +122,7 @@ def command(
     path = onnx_or_newest(onnx)
     precision: PrecisionOptions | None = None
     if fp16 or int8:
+        need_onnx("writing a precision into a graph")
         from segformer_deploy.graph.insert_qdq import Recipe
         from segformer_deploy.workflow.gate import Budget
         from segformer_deploy.workflow.precision import PrecisionOptions

@@ -17,6 +17,7 @@ from segformer_deploy.cli.precision_options import (
     Samples,
     calibration_options,
     folder_pair,
+    need_onnx,
     show_ranking,
 )
 
@@ -59,6 +60,7 @@ def command(
 
     Example:  segdeploy calibrate build/segformer-b0.onnx --images frames --sensitivity
     """
+    need_onnx("calibrating")
     from segformer_deploy.workflow.calibration import CalibrationRequest, run_calibration
 
     request = CalibrationRequest(

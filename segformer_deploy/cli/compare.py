@@ -73,6 +73,9 @@ _SHOWN = 20
 
 
 def _layers(a: Path, b: Path, images: Path, json: bool) -> None:
+    from segformer_deploy.cli.precision_options import need_onnx
+
+    need_onnx("looking inside a graph")
     from segformer_deploy.calibrate.frames import frames_from_source
     from segformer_deploy.engine.package import spec_of
     from segformer_deploy.workflow.layers import compare_layers

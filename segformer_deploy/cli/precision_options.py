@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from segformer_deploy.cli.common import say, table
-from segformer_deploy.errors import InputError
+from segformer_deploy.errors import InputError, MissingDependencyError
 
 if TYPE_CHECKING:
     from segformer_deploy.calibrate.calibration import CalibrationOptions
@@ -33,6 +33,14 @@ GateImages = Annotated[
 GateLabels = Annotated[
     Path | None, typer.Option(metavar="FOLDER", help="Their label pictures, for mIoU.")
 ]
+
+
+def need_onnx(purpose: str) -> None:
+    """MissingDependencyError where the workstation's libraries are not installed."""
+    try:
+        import onnx  # noqa: F401
+    except ImportError as error:
+        raise MissingDependencyError("onnx", "cpu,export", purpose) from error
 
 
 def calibration_options(method: str, percentile: float, equalise: bool) -> CalibrationOptions:

@@ -151,7 +151,8 @@ class _Maker:
 
     def candidate(self) -> Candidate:
         gate_frames = self._frames(self.options.gate, GATE_FRAMES)
-        make, blocks, details = self._int8() if self.options.precision == "int8" else self._fp16()
+        int8 = self.options.precision == "int8"
+        make, blocks, details = self._int8(gate_frames) if int8 else self._fp16()
         with self.progress("running the FP32 graph", len(gate_frames)) as advance:
             judge = Judge(self.model, gate_frames, advance)
         result, notes = self._gate(make, blocks, judge)
@@ -218,8 +219,8 @@ class _Maker:
         with self.progress("ranking blocks", len(blocks)) as advance:
             return rank_blocks(make, blocks, judge, advance)
 
-    def _int8(self) -> tuple[Make, tuple[str, ...], dict[str, Any]]:
-        ranges = ranges_for(self.file, self.request, self.say, self.progress)
+    def _int8(self, judged: JudgedFrames) -> tuple[Make, tuple[str, ...], dict[str, Any]]:
+        ranges = ranges_for(self.file, self.request, self.say, self.progress, judged)
         even = equalise(self.model, ranges.scales())
         recipe, gpu = self.options.recipe, self.options.target == "gpu"
         islands: dict[str, str] = self._islands(even) if gpu else {}

@@ -24,7 +24,7 @@ from segformer_deploy.graph.metadata import fp32_spec
 from segformer_deploy.shipped import ONNX_FILE, shipped_file
 from segformer_deploy.spec import ModelSpec
 from segformer_deploy.workflow.choice import Progress, Say
-from segformer_deploy.workflow.judge import as_written
+from segformer_deploy.workflow.judge import JudgedFrames, as_written
 
 FOLDER = Path("calibration")
 _STREET_FRAMES = 64
@@ -57,8 +57,16 @@ def default_ranges_path(onnx_file: Path) -> Path:
     return FOLDER / f"{onnx_file.stem}{SUFFIX}"
 
 
-def ranges_for(onnx_file: Path, request: RangesRequest, say: Say, progress: Progress) -> Ranges:
+def ranges_for(
+    onnx_file: Path,
+    request: RangesRequest,
+    say: Say,
+    progress: Progress,
+    judged: JudgedFrames | None = None,
+) -> Ranges:
     """The ranges that `request` asks for; a new calibration is kept for the next time.
+
+    With `judged`, frames that are unlike those are warned of.
 
     Raises InputError where a file's ranges are not those of this graph, or frames are needed
     and none were named.
@@ -80,7 +88,7 @@ def ranges_for(onnx_file: Path, request: RangesRequest, say: Say, progress: Prog
     earlier = _matching(kept, digest, frames, request, say) if kept.is_file() else None
     if earlier is not None:
         return earlier
-    ranges = new_ranges(onnx_file, frames, request, say, progress)
+    ranges = new_ranges(onnx_file, frames, request, say, progress, judged)
     ranges.write(kept)
     say(f"ranges: {kept} ({len(ranges.frames)} frames of {ranges.origin}, {ranges.method})")
     return ranges
@@ -149,19 +157,33 @@ def is_demo_model(onnx_file: Path, spec: ModelSpec) -> bool:
 
 
 def new_ranges(
-    onnx_file: Path, frames: FrameSet, request: RangesRequest, say: Say, progress: Progress
+    onnx_file: Path,
+    frames: FrameSet,
+    request: RangesRequest,
+    say: Say,
+    progress: Progress,
+    judged: JudgedFrames | None = None,
 ) -> Ranges:
     """Calibrate, look at the frames, and say what is wrong with them."""
     checker = FrameChecker()
     passes = 1 if request.options.method == "minmax" else 2
     with progress("calibrating", passes * len(frames)) as advance:
         ranges = calibrate(onnx_file, frames, request.options, on_frame=advance, checker=checker)
-    warnings = [warning.message for warning in checker.warnings()]
+    warnings = [warning.message for warning in checker.warnings(_looked_at(judged))]
     swapped = _channel_order(onnx_file, frames)
     warnings += [swapped] if swapped else []
     for warning in warnings:
         say(f"WARNING: {warning}")
     return replace(ranges, warnings=tuple(warnings))
+
+
+def _looked_at(judged: JudgedFrames | None) -> FrameChecker | None:
+    if judged is None:
+        return None
+    checker = FrameChecker()
+    for frame in judged:
+        checker.add(frame.image, frame.name)
+    return checker
 
 
 def _channel_order(onnx_file: Path, frames: FrameSet) -> str | None:
