@@ -32,6 +32,7 @@ test: $(VENV)/.installed check
 	$(BIN)/python -m pytest -q -m "not slow"
 
 test-slow: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet -c $(LOCK) -e ".[cpu,export,dev,tensorrt-rtx]"
 	$(BIN)/python -m pytest -q -m slow
 
 check: $(VENV)/.installed
