@@ -109,6 +109,7 @@ def calibrate(
             for name, histogram in histograms.items()
         },
         largest=limits,
+        equalise=options.equalise,
     )
 
 

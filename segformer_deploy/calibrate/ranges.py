@@ -30,6 +30,7 @@ class Ranges:
         network: the size HxW at which the network saw the frames (of the first frame).
         origin: where the frames came from.
         frames: the SHA-256 of each, as it entered the network, in order.
+        equalise: whether factors were looked for.
         equalisation: norm -> factor of each channel; see `graph.equalise`.
         ranges: value -> the magnitude that its grid holds, after equalisation.
         largest: value -> the largest magnitude seen.
@@ -46,6 +47,7 @@ class Ranges:
     equalisation: Mapping[str, tuple[float, ...]]
     ranges: Mapping[str, float]
     largest: Mapping[str, float]
+    equalise: bool = True
     warnings: tuple[str, ...] = ()
     tool: str = field(default=f"segdeploy {__version__}")
 
@@ -60,6 +62,7 @@ class Ranges:
             "graph_sha256": self.graph_sha256,
             "method": self.method,
             "percentile": self.percentile,
+            "equalise": self.equalise,
             "network": self.network,
             "origin": self.origin,
             "warnings": list(self.warnings),
@@ -134,9 +137,16 @@ def _ranges_from_dict(data: dict[str, Any]) -> Ranges:
         },
         ranges=_positive(data["ranges"]),
         largest=_positive(data["largest"]),
+        equalise=_flag(data["equalise"]),
         warnings=_texts(data["warnings"]),
         tool=str(data["tool"]),
     )
+
+
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"a {type(value).__name__} instead of true or false")
+    return value
 
 
 def _texts(values: Any) -> tuple[str, ...]:

@@ -78,8 +78,12 @@ def command(
         float, typer.Option(metavar="PERCENT", help="The least share of pixels of FP32's class.")
     ] = 99.0,
     attention: Annotated[
-        bool, typer.Option("--int8-attention", help="INT8 for the attention's products too.")
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--int8-attention/--no-int8-attention",
+            help="INT8 for the attention's products: on for CPUs, off for GPUs, which fuse them.",
+        ),
+    ] = None,
     depthwise: Annotated[
         bool, typer.Option("--int8-depthwise", help="INT8 for the depthwise 3x3 too.")
     ] = False,
@@ -119,7 +123,18 @@ def command(
     from segformer_deploy.workflow.build import BuildOptions, build_engine
 
     _refuse_contradictions(fp16, int8, onnx_only, backend)
-    path = onnx_or_newest(onnx)
+    if not (fp16 or int8):
+        _refuse_unused(
+            {
+                "--calibration": calibration,
+                "--gate-images": gate_images,
+                "--gate-labels": gate_labels,
+                "--report-images": report_images,
+                "--report-labels": report_labels,
+                "--force": force,
+            }
+        )
+    path = onnx_or_newest(onnx, fp32=fp16 or int8)
     precision: PrecisionOptions | None = None
     if fp16 or int8:
         need_onnx("writing a precision into a graph")
@@ -134,7 +149,8 @@ def command(
             calibration,
             samples,
             calibration_options(method, percentile, equalise),
-            Recipe(attention=attention, depthwise=depthwise),
+            # Our CPU kernels gain by it; a GPU's fused attention would fall apart.
+            Recipe(attention=not gpu if attention is None else attention, depthwise=depthwise),
             folder_pair(gate_images, gate_labels, "gate"),
             folder_pair(report_images, report_labels, "report"),
             Budget(max_drop, min_agreement),
@@ -163,11 +179,24 @@ def _refuse_contradictions(fp16: bool, int8: bool, onnx_only: bool, backend: str
         )
     if onnx_only and not (fp16 or int8):
         raise InputError("--onnx-only without a precision", "--onnx-only with --fp16 or --int8")
+    if backend not in _GPU_BACKENDS:
+        from segformer_deploy.engine.backend import EngineOptions
+
+        EngineOptions(backend)
     if backend in _GPU_BACKENDS and not onnx_only:
         raise InputError(
             f"--backend {backend}",
             "native, onnxruntime or auto: this version builds no TensorRT plans",
             "segdeploy build-engine --onnx-only writes the graph that TensorRT's own builder takes",
+        )
+
+
+def _refuse_unused(options: dict[str, Any]) -> None:
+    given = [name for name, value in options.items() if value]
+    if given:
+        raise InputError(
+            f"{given[0]} without a precision",
+            "--int8 or --fp16 beside it: an engine in the graph's own precision needs no frames",
         )
 
 

@@ -64,7 +64,7 @@ def command(
     from segformer_deploy.workflow.calibration import CalibrationRequest, run_calibration
 
     request = CalibrationRequest(
-        onnx_or_newest(onnx),
+        onnx_or_newest(onnx, fp32=True),
         images,
         samples,
         calibration_options(method, percentile, equalise),

@@ -87,13 +87,16 @@ def engine_or_newest(engine: Path | None) -> Path:
     return folders[0]
 
 
-def onnx_or_newest(onnx: Path | None) -> Path:
-    """The ONNX file named, else the newest under build/, named aloud."""
+def onnx_or_newest(onnx: Path | None, *, fp32: bool = False) -> Path:
+    """The ONNX file named, else the newest under build/ (with `fp32`: in FP32), named aloud."""
     if onnx is not None:
         return onnx
     from segformer_deploy.engine.package import newest_first
 
     found = [path for path in newest_first(list(BUILD.glob("*.onnx"))) if path.is_file()]
+    if fp32:
+        # A precision is written into an FP32 graph; those that hold one already are passed over.
+        found = [path for path in found if _is_fp32(path)]
     if not found:
         raise InputError(
             f"no ONNX file was named and there is none under {BUILD}/",
@@ -102,6 +105,15 @@ def onnx_or_newest(onnx: Path | None) -> Path:
         )
     say(f"ONNX: {found[0]} (the newest under {BUILD}/)")
     return found[0]
+
+
+def _is_fp32(path: Path) -> bool:
+    from segformer_deploy.engine.onnx_file import spec_from_onnx
+
+    try:
+        return spec_from_onnx(path).precision == "fp32"
+    except SegdeployError:
+        return True  # the command itself then says what is wrong with it
 
 
 def warn_if_random(spec: ModelSpec) -> None:

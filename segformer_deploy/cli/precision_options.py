@@ -90,11 +90,11 @@ def show_report(report: dict[str, Any]) -> None:
             ["class", "IoU fp32 %", f"IoU {precision} %", "change, 95 % interval"],
             rows,
         )
-        low, high = scores["drop_interval"]
+        low, high = scores["drop_interval"] or (None, None)
         say(
-            f"mIoU {scores['miou_before']:.2f} -> {scores['miou_after']:.2f} %: drop "
-            f"{scores['drop']:.2f} points ({low:.2f} to {high:.2f}); boundary F "
-            f"{scores['boundary_f_before']:.2f} -> {scores['boundary_f_after']:.2f} %"
+            f"mIoU {_score(scores['miou_before'])} -> {_score(scores['miou_after'])} %: drop "
+            f"{_score(scores['drop'])} points ({_score(low)} to {_score(high)}); boundary F "
+            f"{_score(scores['boundary_f_before'])} -> {_score(scores['boundary_f_after'])} %"
         )
     low, high = scores["agreement_interval"]
     say(f"{scores['agreement']:.2f} % of the pixels agree with fp32 ({low:.2f} to {high:.2f})")

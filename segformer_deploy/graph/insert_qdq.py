@@ -60,7 +60,8 @@ class Recipe:
         classifier: the last projection.
         depthwise: the 3x3 inside each Mix-FFN. Off: 2 % of the work, and TensorRT builders have
             failed on it.
-        attention: both products of the attention. Off: engines fuse it as a whole in FP16.
+        attention: both products of the attention. Off: GPU engines fuse it as a whole in FP16;
+            on a CPU it pays.
         residuals: also round what each branch adds to the residual stream, so that an engine
             may fuse the addition with the product before it (TensorRT).
         kept: blocks that stay in the higher precision.

@@ -59,7 +59,7 @@ def choose_precision(
             **{name: lap.to_dict() for name, lap in laps.items()},
         },
     }
-    notes = (*candidate.notes, outcome)
+    notes = (*candidate.notes, outcome) if delivered == asked else (outcome,)
     return Choice(asked, delivered, notes, report)
 
 

@@ -10,17 +10,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import TensorProto
+from onnx import TensorProto, numpy_helper
 
 from segformer_deploy.calibrate.observe import Observer
+from segformer_deploy.engine.onnx_file import spec_from_onnx
 from segformer_deploy.engine.package import check_folder
 from segformer_deploy.errors import InputError
-from segformer_deploy.graph.equalise import knobs_of
 from segformer_deploy.graph.metadata import checked_spec, precision_of
 from segformer_deploy.graph.products import LAYOUT
 from segformer_deploy.graph.round_fp16 import round_fp16
 from segformer_deploy.spec import FrameSize
 
+_PASSING = (*LAYOUT, "QuantizeLinear", "DequantizeLinear")
 Image = npt.NDArray[np.uint8]
 
 
@@ -72,6 +73,11 @@ def compare_layers(
         for (name, first), (_, second) in zip(
             observers[0](image), observers[1](image), strict=True
         ):
+            if first.shape != second.shape:
+                raise InputError(
+                    f"'{name}' is {list(first.shape)} in {a} and {list(second.shape)} in {b}",
+                    "two graphs of one network: fp32, fp16 or int8 of the same export",
+                )
             sums[name].add(first, second)
         if on_image is not None:
             on_image(number)
@@ -81,6 +87,7 @@ def compare_layers(
 def _graph(path: Path) -> onnx.ModelProto:
     if path.is_dir():
         path = path / check_folder(path).engine_files[0]
+    spec_from_onnx(path)  # says what is wrong with a file that is none of ours
     model = onnx.load(path)
     checked_spec(model)
     return model
@@ -88,13 +95,27 @@ def _graph(path: Path) -> onnx.ModelProto:
 
 def _common(a: onnx.ModelProto, b: onnx.ModelProto) -> list[str]:
     """Float values of both, in A's order."""
-    scaled = set(precision_of(a).get("equalised", [])) ^ set(precision_of(b).get("equalised", []))
-    skipped = {knob.norm for knob in knobs_of(a)} & scaled
+    # Named by either; where both scale one, their factors need not be the same.
+    scaled = {norm for model in (a, b) for norm in precision_of(model).get("equalised", [])}
+    gains = [_gains(model, scaled) for model in (a, b)]
+    skipped = {norm for norm in scaled if gains[0].get(norm) != gains[1].get(norm)}
     for node in a.graph.node:  # in order, so layout of layout is met after it
-        if node.op_type in LAYOUT and node.input[0] in skipped:
+        if node.op_type in _PASSING and node.input[0] in skipped:
             skipped.update(node.output)
     floats = _float_values(a), set(_float_values(b))
     return [name for name in floats[0] if name in floats[1] and name not in skipped]
+
+
+def _gains(model: onnx.ModelProto, norms: set[str]) -> dict[str, bytes]:
+    """The scale of each of `norms`, in FP16, which both graphs can hold."""
+    tensors = {tensor.name.removesuffix(".fp16"): tensor for tensor in model.graph.initializer}
+    return {
+        node.output[0]: numpy_helper.to_array(tensors[node.input[1].removesuffix(".fp16")])
+        .astype(np.float16)
+        .tobytes()
+        for node in model.graph.node
+        if node.output[0] in norms
+    }
 
 
 def _float_values(model: onnx.ModelProto) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,10 +54,14 @@ def race(
 ) -> dict[str, Lap]:
     """Time each file on one frame of network size `size`, interleaved, warm-up apart."""
     image = golden_frame(size, seed=0)[None]
-    chosen = {name: engine_from_onnx(path, options) for name, path in files.items()}
-    sessions = {name: one.engine.session() for name, one in chosen.items()}
     samples: dict[str, list[float]] = {name: [] for name in files}
-    try:
+    with ExitStack() as stack:
+        chosen, sessions = {}, {}
+        for name, path in files.items():
+            chosen[name] = engine_from_onnx(path, options)
+            stack.callback(chosen[name].engine.close)
+            sessions[name] = chosen[name].engine.session()
+            stack.callback(sessions[name].close)
         for number in range(WARM_UP + rounds):
             for name, session in sessions.items():
                 time.sleep(_PAUSE_S)
@@ -65,10 +70,6 @@ def race(
                 samples[name].append(1e3 * (time.perf_counter() - started))
             if on_round is not None:
                 on_round(number + 1)
-    finally:
-        for name, session in sessions.items():
-            session.close()
-            chosen[name].engine.close()
     return {
         name: Lap(
             one.engine.name,

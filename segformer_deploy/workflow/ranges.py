@@ -82,6 +82,7 @@ def ranges_for(
         misfit = found.misfit(digest)
         if misfit is None:
             say(f"ranges: {kept} ({len(found.frames)} frames of {found.origin})")
+            _say_warnings(found, say)
             return found
         say(f"{kept} is not used: {misfit}")
     frames = calibration_frames(onnx_file, request, say)
@@ -117,7 +118,7 @@ def _matching(
         return None
     options = request.options
     misfit = found.misfit(digest, method=options.method, percentile=options.percentile)
-    if misfit is None and bool(found.equalisation) != options.equalise:
+    if misfit is None and found.equalise != options.equalise:
         misfit = "they were found with another choice of equalisation"
     if misfit is None:
         misfit = found.misfit(digest, frames=tuple(frame.sha256 for frame in frames))
@@ -125,9 +126,13 @@ def _matching(
         say(f"{path} is not used: {misfit}")
         return None
     say(f"ranges: {path}, found earlier from the same {len(found.frames)} frames")
-    for warning in found.warnings:
-        say(f"WARNING: {warning}")
+    _say_warnings(found, say)
     return found
+
+
+def _say_warnings(ranges: Ranges, say: Say) -> None:
+    for warning in ranges.warnings:
+        say(f"WARNING: {warning}")
 
 
 def calibration_frames(onnx_file: Path, request: RangesRequest, say: Say) -> FrameSet:

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import onnx
 
+from segformer_deploy.errors import OutputError
 from segformer_deploy.files import write_bytes
 from segformer_deploy.graph.insert_qdq import Recipe
 from segformer_deploy.graph.products import products_of
@@ -60,6 +61,7 @@ def rank_blocks(
     return tuple(sorted(found, key=lambda one: (-one.logit_error, -one.disagreement, one.block)))
 
 
+_ENDINGS = (".png", ".jpg", ".jpeg")
 _ROW, _LEFT, _WIDTH, _RIGHT = 26, 250, 460, 190
 _INK, _BAR, _PAPER = (40, 40, 40), (180, 119, 31), (255, 255, 255)
 
@@ -78,7 +80,10 @@ def write_chart(path: Path, ranking: Sequence[BlockDamage]) -> None:
         _text(
             picture, f"{100 * one.logit_error:.2f} %  {one.disagreement:.3f} %", end + 8, baseline
         )
-    write_bytes(path, cv2.imencode(path.suffix or ".png", picture)[1].tobytes())
+    ending = path.suffix.lower() or ".png"
+    if ending not in _ENDINGS:
+        raise OutputError(f"the chart cannot be written to {path}", "a name that ends in .png")
+    write_bytes(path, cv2.imencode(ending, picture)[1].tobytes())
 
 
 def _text(picture: np.ndarray[Any, Any], text: str, x: int, y: int) -> None:

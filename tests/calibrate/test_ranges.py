@@ -88,7 +88,7 @@ def test_a_file_that_cannot_be_written_is_an_output_error(tmp_path: Path) -> Non
 
 
 FIELDS = (
-    *("tool", "graph_sha256", "method", "percentile", "network", "origin", "warnings"),
+    *("tool", "graph_sha256", "method", "percentile", "equalise", "network", "origin", "warnings"),
     *("ranges", "largest", "equalisation", "frames"),
 )
 
