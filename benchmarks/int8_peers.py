@@ -92,7 +92,7 @@ def measure(options: argparse.Namespace, command: Sequence[str]) -> dict[str, An
     return {
         "format": 1,
         "when": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "command": shlex.join(command),
+        "command": shlex.join(map(_without_folders, command)),
         "task": _task(options, spec, pairs, frames, size),
         **facts,
         "results": results,
@@ -210,6 +210,12 @@ def _result(one: Ours, made: tools.Made | None, fp32: Ours, size: FrameSize) -> 
         "made_by": made and {**made.facts, "seconds": made.seconds},
         "notes": notes,
     }
+
+
+def _without_folders(argument: str) -> str:
+    """Where files lie on this machine is nobody's business: ``a=/x/y.onnx`` -> ``a=y.onnx``."""
+    name, equals, value = argument.rpartition("=")
+    return name + equals + (Path(value).name if Path(value).is_absolute() else value)
 
 
 def _task(

@@ -119,3 +119,30 @@ def test_the_cpu_pages_figures_are_the_measured_ones() -> None:
     times = {peer["letter"]: peer["ratio_to_ours"]["median"] for peer in peers}
     assert f"| `--backend onnxruntime` | {times['f']:.1f} |" in text
     assert f"| OpenVINO FP32, fixed size | {times['g']:.1f} |" in text
+
+
+INT8_NAMES = {
+    "ours": "segdeploy --int8, for a CPU",
+    "ours-gpu-spelling": "segdeploy --int8, for a GPU",
+    "onnxruntime-products": "ONNX Runtime static INT8, products alone",
+    "onnxruntime-default": "ONNX Runtime static INT8, its default",
+    "modelopt": "NVIDIA Model Optimizer, its default",
+}
+
+
+def test_the_readmes_int8_is_the_measured_one() -> None:
+    text = (ROOT / "README.md").read_text()
+    results = ROOT / "benchmarks" / "results"
+    data = json.loads((results / "int8-peers.json").read_text())
+    for one in data["results"]:
+        score, share = one["score"], one["int8"]["share"]
+        if one["name"] == "fp32":
+            assert f"FP32 mIoU\n{score['miou']:.2f} %" in text
+            continue
+        cells = (INT8_NAMES[one["name"]], f"{score['agreement']:.2f}", f"{score['miou']:.2f}")
+        more = (f"{100 * share:.1f}", f"{100 * one['share_of_fp32_bytes']:.0f}")
+        assert "| " + " | ".join((*cells, *more)) + " |" in text
+    speed = json.loads((results / "int8-speed.json").read_text())["backends"]
+    ratios = {name: one["ratio"]["median"] for name, one in speed.items()}
+    assert f"runs that INT8 {ratios['native']:.2f} times as fast as its own FP32" in text
+    assert f"ONNX Runtime runs it {ratios['onnxruntime']:.2f} times as fast as its FP32" in text
