@@ -31,6 +31,7 @@ from segformer_deploy.cli.precision_options import (
 from segformer_deploy.errors import InputError
 
 if TYPE_CHECKING:
+    from segformer_deploy.graph.cast_fp16 import LogitsType
     from segformer_deploy.spec import FrameSize
     from segformer_deploy.workflow.build import BuildReport
     from segformer_deploy.workflow.precision import PrecisionOptions
@@ -87,6 +88,9 @@ def command(
     depthwise: Annotated[
         bool, typer.Option("--int8-depthwise", help="INT8 for the depthwise 3x3 too.")
     ] = False,
+    logits: Annotated[
+        str, typer.Option(help="Type of an FP16 graph's output: fp32, or fp16: half the bytes.")
+    ] = "fp32",
     force: Annotated[
         bool, typer.Option("--force", help="Build what was asked, though slower or worse.")
     ] = False,
@@ -154,7 +158,8 @@ def command(
             folder_pair(gate_images, gate_labels, "gate"),
             folder_pair(report_images, report_labels, "report"),
             Budget(max_drop, min_agreement),
-            force=force,
+            _logits_type(logits),
+            force,
         )
     if onnx_only and precision is not None:
         _write_onnx(path, output, parse_size(opt), precision, json)
@@ -189,6 +194,12 @@ def _refuse_contradictions(fp16: bool, int8: bool, onnx_only: bool, backend: str
             "native, onnxruntime or auto: this version builds no TensorRT plans",
             "segdeploy build-engine --onnx-only writes the graph that TensorRT's own builder takes",
         )
+
+
+def _logits_type(text: str) -> LogitsType:
+    if text not in ("fp16", "fp32"):
+        raise InputError(f"logits in '{text}'", "fp32 or fp16")
+    return "fp16" if text == "fp16" else "fp32"
 
 
 def _refuse_unused(options: dict[str, Any]) -> None:

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import onnx
-
 from segformer_deploy.calibrate.calibration import CalibrationOptions
 from segformer_deploy.calibrate.ranges import SUFFIX, Ranges
 from segformer_deploy.engine.onnx_file import spec_from_onnx
@@ -81,7 +79,7 @@ def run_calibration(request: CalibrationRequest, say: Say, progress: Progress) -
     options = PrecisionOptions(
         "int8", calibration=request.images, samples=request.samples, gate=request.gate
     )
-    ranking = ranking_from_ranges(onnx.load(request.onnx), spec, ranges, options, progress)
+    ranking = ranking_from_ranges(request.onnx, spec, ranges, options, progress)
     chart = request.chart or path.with_name(path.name.removesuffix(SUFFIX) + ".sensitivity.png")
     write_chart(chart, ranking)
     return CalibrationResult(path, ranges, ranking, chart)

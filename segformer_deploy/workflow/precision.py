@@ -23,16 +23,8 @@ from segformer_deploy.calibrate.fp16_islands import (
     islands_from_report,
     range_report,
 )
-from segformer_deploy.calibrate.frames import (
-    GATE_SEED,
-    FrameSet,
-    StreetFrames,
-    frames_from_source,
-    leaving_some,
-    rest_of_source,
-)
 from segformer_deploy.calibrate.ranges import Ranges
-from segformer_deploy.errors import InputError, VerificationError
+from segformer_deploy.errors import VerificationError
 from segformer_deploy.graph.cast_fp16 import LogitsType, cast_fp16
 from segformer_deploy.graph.equalise import equalise
 from segformer_deploy.graph.insert_qdq import Recipe, insert_qdq
@@ -40,21 +32,14 @@ from segformer_deploy.graph.int8_share import int8_share
 from segformer_deploy.graph.metadata import fp32_spec, write_precision
 from segformer_deploy.spec import ModelSpec, Precision
 from segformer_deploy.workflow.choice import Progress, Say
+from segformer_deploy.workflow.frame_choice import RANKING_FRAMES, FrameChoice
 from segformer_deploy.workflow.gate import Budget, GateResult, pass_gate
-from segformer_deploy.workflow.judge import (
-    Judge,
-    JudgedFrames,
-    judged_from_folders,
-    judged_from_frames,
-)
+from segformer_deploy.workflow.judge import Judge, JudgedFrames
 from segformer_deploy.workflow.precision_report import report_precision
-from segformer_deploy.workflow.ranges import RangesRequest, is_demo_model, ranges_for
+from segformer_deploy.workflow.ranges import RangesRequest, ranges_for
 from segformer_deploy.workflow.sensitivity import BlockDamage, Make, blocks_of, rank_blocks
 
 Target = Literal["cpu", "gpu"]
-GATE_FRAMES = 100
-RANKING_FRAMES = 16
-_STREET_GATE_FRAMES = 48
 
 
 @contextmanager
@@ -138,19 +123,16 @@ class _Maker:
     ) -> None:
         self.file, self.model, self.spec = onnx_file, model, spec
         self.options, self.say, self.progress = options, say, progress
-        self.samples = self._samples()
+        self.frames = FrameChoice(
+            *(onnx_file, spec, options.calibration, options.samples, options.gate),
+            frames_needed=options.precision == "int8",
+        )
         self.request = RangesRequest(
-            options.calibration, spec, self.samples, options.calibration_options
+            *(options.calibration, spec, self.frames.samples, options.calibration_options)
         )
 
-    def _samples(self) -> int:
-        source, samples = self.options.calibration, self.options.samples
-        if source is None or source.suffix == ".json" or self.options.gate is not None:
-            return samples
-        return leaving_some(source, samples)
-
     def candidate(self) -> Candidate:
-        gate_frames = self._frames(self.options.gate, GATE_FRAMES)
+        gate_frames = self.frames.judging()
         int8 = self.options.precision == "int8"
         make, blocks, details = self._int8(gate_frames) if int8 else self._fp16()
         with self.progress("running the FP32 graph", len(gate_frames)) as advance:
@@ -159,9 +141,8 @@ class _Maker:
         model = make(frozenset(result.kept))
         details |= self._described(model, gate_frames, result)
         write_precision(model, {**details["graph"], "kept": result.kept})
-        report_frames = (
-            self._frames(self.options.report, GATE_FRAMES) if self.options.report else gate_frames
-        )
+        named = self.options.report
+        report_frames = self.frames.judging(named) if named else gate_frames
         with self.progress("writing the report", len(report_frames)) as advance:
             details["report"] = report_precision(self.model, model, report_frames, advance)
         return Candidate(model, details, tuple(notes))
@@ -215,7 +196,7 @@ class _Maker:
         return result, notes
 
     def _ranking(self, make: Make, blocks: tuple[str, ...]) -> tuple[BlockDamage, ...]:
-        judge = Judge(self.model, self._frames(self.options.gate, RANKING_FRAMES))
+        judge = Judge(self.model, self.frames.judging(limit=RANKING_FRAMES))
         with self.progress("ranking blocks", len(blocks)) as advance:
             return rank_blocks(make, blocks, judge, advance)
 
@@ -259,7 +240,7 @@ class _Maker:
 
     def _islands(self, model: onnx.ModelProto) -> dict[str, str]:
         """Nodes that FP16 cannot hold, on a few of the calibration's frames."""
-        frames = self._frames_to_look_at()
+        frames = self.frames.looked_at(self.say)
         with self.progress("looking for what FP16 cannot hold", DEFAULT_FRAMES) as advance:
             report = range_report(model, frames, DEFAULT_FRAMES, advance)
         islands = islands_from_report(model, report)
@@ -267,49 +248,9 @@ class _Maker:
             self.say(f"{node} stays in FP32: {why}")
         return islands
 
-    def _frames_to_look_at(self) -> FrameSet:
-        source = self.options.calibration
-        if source is not None and not self.request.is_file:
-            return _evenly(source, self.spec, DEFAULT_FRAMES)
-        if self.options.gate is not None:
-            return _evenly(self.options.gate[0], self.spec, DEFAULT_FRAMES)
-        if not is_demo_model(self.file, self.spec):
-            self.say("no frames were named: FP16's ranges are looked at on generated streets")
-        return StreetFrames(DEFAULT_FRAMES, self.spec.resize)
-
-    def _frames(self, named: tuple[Path, Path | None] | None, limit: int) -> JudgedFrames:
-        """The frames named; else those that calibration leaves; else generated streets."""
-        if named is not None:
-            images, labels = named
-            if labels is not None:
-                return judged_from_folders(images, labels, self.spec, limit)
-            return judged_from_frames(_evenly(images, self.spec, limit), self.spec)
-        source = self.options.calibration
-        if source is not None and not self.request.is_file:
-            rest = rest_of_source(source, self.spec.resize, self.samples, limit)
-            if rest is not None:
-                return judged_from_frames(rest, self.spec)
-            raise InputError(
-                f"calibration takes every frame of {source}",
-                "frames of their own to judge the precision on",
-                "--gate-images FOLDER (and --gate-labels FOLDER), or a smaller --samples",
-            )
-        if not is_demo_model(self.file, self.spec) and self.options.precision == "int8":
-            raise InputError(
-                "no frames were named to judge INT8 on",
-                "frames apart from those that calibrated",
-                "--gate-images FOLDER (and --gate-labels FOLDER)",
-            )
-        streets = StreetFrames(min(limit, _STREET_GATE_FRAMES), self.spec.resize, GATE_SEED)
-        return judged_from_frames(streets, self.spec)
-
-
-def _evenly(source: Path, spec: ModelSpec, limit: int) -> FrameSet:
-    return frames_from_source(source, spec.resize, limit)
-
 
 def ranking_from_ranges(
-    model: onnx.ModelProto,
+    onnx_file: Path,
     spec: ModelSpec,
     ranges: Ranges,
     options: PrecisionOptions,
@@ -317,26 +258,16 @@ def ranking_from_ranges(
 ) -> tuple[BlockDamage, ...]:
     """The blocks' damage with `ranges`, on the gate's frames; else on streets or on what
     calibration left, else on its own frames: they rank, they do not judge."""
+    model = onnx.load(onnx_file)
     even = equalise(model, ranges.scales())
 
     def make(kept: frozenset[str]) -> onnx.ModelProto:
         return insert_qdq(even, ranges.ranges, replace(options.recipe, kept=kept))
 
-    source = options.calibration
-    if options.gate is not None:
-        images, labels = options.gate
-        frames = (
-            judged_from_folders(images, labels, spec, RANKING_FRAMES)
-            if labels is not None
-            else judged_from_frames(frames_from_source(images, spec.resize, RANKING_FRAMES), spec)
-        )
-    elif source is not None:
-        left = rest_of_source(source, spec.resize, options.samples, RANKING_FRAMES)
-        chosen = left or frames_from_source(source, spec.resize, RANKING_FRAMES)
-        frames = judged_from_frames(chosen, spec)
-    else:
-        frames = judged_from_frames(StreetFrames(RANKING_FRAMES, spec.resize, GATE_SEED), spec)
+    choice = FrameChoice(
+        onnx_file, spec, options.calibration, options.samples, options.gate, frames_needed=False
+    )
     blocks = blocks_of(model, options.recipe)
-    judge = Judge(model, frames)
+    judge = Judge(model, choice.ranking())
     with progress("ranking blocks", len(blocks)) as advance:
         return rank_blocks(make, blocks, judge, advance)
