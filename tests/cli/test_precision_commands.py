@@ -201,6 +201,22 @@ def test_the_graph_alone_is_signed_with_fp16_unless_a_cpu_is_named(place: Place)
     assert (told["delivered"], told["bytes"]) == ("int8", done.json["bytes"])
 
 
+@pytest.mark.parametrize(
+    ("asked", "kind"), [("fp16", TensorProto.FLOAT16), ("fp32", TensorProto.FLOAT)]
+)
+def test_the_logits_are_of_the_type_that_was_asked_for(place: Place, asked: str, kind: int) -> None:
+    arguments = ("build-engine", "--fp16", "--onnx-only", "--logits", asked)
+    assert place(*arguments, "--calibration", "frames", *ANY_LOSS).code == 0
+    output = onnx.load("build/small-fp16.onnx").graph.output[0]
+    assert output.type.tensor_type.elem_type == kind
+
+
+def test_logits_of_another_type_are_refused(place: Place) -> None:
+    done = place("build-engine", "--fp16", "--logits", "int8", "--calibration", "frames")
+    assert done.code == 1
+    assert "logits in 'int8'" in done.stderr
+
+
 # ---- compare --layers ------------------------------------------------------------------------
 
 
