@@ -42,7 +42,7 @@ def choose_precision(
     write_bytes(target, candidate.model.SerializeToString())
     with progress(f"timing {asked} beside fp32", WARM_UP + ROUNDS) as advance:
         laps = race({"fp32": onnx_file, asked: target}, engine, size, on_round=advance)
-    ratio = laps["fp32"].median_ms / laps[asked].median_ms
+    ratio = laps["fp32"].undisturbed_ms / laps[asked].undisturbed_ms
     delivered: Precision = asked if ratio > 1 or options.force else "fp32"
     outcome = _outcome(asked, delivered, laps, ratio, size)
     say(outcome)
@@ -68,7 +68,7 @@ def _outcome(
 ) -> str:
     mine, other = laps[asked], laps["fp32"]
     times = (
-        f"{asked} {mine.median_ms:.1f} ms ({mine.engine}), fp32 {other.median_ms:.1f} ms "
+        f"{asked} {mine.undisturbed_ms:.1f} ms ({mine.engine}), fp32 {other.undisturbed_ms:.1f} ms "
         f"({other.engine}) at {size}"
     )
     if delivered == asked:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from segformer_deploy.engine.backend import EngineOptions, engine_from_onnx
 from segformer_deploy.runtime.golden import golden_frame
 from segformer_deploy.spec import FrameSize
 
-ROUNDS = 15
+ROUNDS = 30
 WARM_UP = 3
 _PAUSE_S = 0.03
 """Longer than any library's threads spin after a run: they would take the next one's cores."""
@@ -28,12 +28,15 @@ class Lap:
     Attributes:
         engine: the library that ran it.
         median_ms: of a run, the network alone.
+        undisturbed_ms: the median of the faster half of the runs: what other work on the machine
+            did not slow down. It decides, for a busy minute must not decline a faster graph.
         samples_ms: every timed run, in order; the rounds of all files belong together.
     """
 
     engine: str
     backend: str
     median_ms: float
+    undisturbed_ms: float
     samples_ms: tuple[float, ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -41,6 +44,7 @@ class Lap:
             "engine": self.engine,
             "backend": self.backend,
             "median_ms": self.median_ms,
+            "undisturbed_ms": self.undisturbed_ms,
             "samples_ms": list(self.samples_ms),
         }
 
@@ -71,11 +75,17 @@ def race(
             if on_round is not None:
                 on_round(number + 1)
     return {
-        name: Lap(
-            one.engine.name,
-            one.backend,
-            float(np.median(samples[name][WARM_UP:])),
-            tuple(round(ms, 3) for ms in samples[name][WARM_UP:]),
-        )
+        name: lap_from_samples(one.engine.name, one.backend, samples[name][WARM_UP:])
         for name, one in chosen.items()
     }
+
+
+def lap_from_samples(engine: str, backend: str, samples_ms: Sequence[float]) -> Lap:
+    """The lap of timed runs."""
+    return Lap(
+        engine,
+        backend,
+        float(np.median(samples_ms)),
+        float(np.percentile(samples_ms, 25)),
+        tuple(round(ms, 3) for ms in samples_ms),
+    )

@@ -13,7 +13,7 @@ from segformer_deploy.engine.backend import EngineOptions
 from segformer_deploy.errors import OnnxFileError
 from segformer_deploy.spec import FrameSize
 from segformer_deploy.workflow import race as race_module
-from segformer_deploy.workflow.race import WARM_UP, race
+from segformer_deploy.workflow.race import WARM_UP, lap_from_samples, race
 from tests.little import write_little
 from tests.workflow.small import saved
 
@@ -108,3 +108,12 @@ def test_real_files_are_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         assert (lap.backend, lap.engine.split()[0]) == ("onnxruntime", "onnxruntime")
     with pytest.raises(OnnxFileError):
         race({"none": tmp_path / "none.onnx"}, EngineOptions("onnxruntime"), SIZE)
+
+
+def test_other_works_minutes_do_not_decide() -> None:
+    """Eleven of thirty runs beside another process: the median stays, and so does the decision."""
+    quiet, busy = [10.0] * 19, [25.0] * 11
+    lap = lap_from_samples("an engine", "native", [*busy, *quiet])
+    assert (lap.median_ms, lap.undisturbed_ms) == (10.0, 10.0)
+    worse = lap_from_samples("an engine", "native", [*busy, *busy, *quiet])
+    assert (worse.median_ms, worse.undisturbed_ms) == (25.0, 10.0)
