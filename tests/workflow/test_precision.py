@@ -20,6 +20,7 @@ from segformer_deploy.graph.equalise import equalise
 from segformer_deploy.graph.insert_qdq import Recipe, insert_qdq
 from segformer_deploy.graph.metadata import checked_spec, precision_of
 from segformer_deploy.shipped import ONNX_FILE, shipped_file
+from segformer_deploy.workflow import frame_choice
 from segformer_deploy.workflow import precision as precision_module
 from segformer_deploy.workflow.gate import Budget
 from segformer_deploy.workflow.judge import Judge
@@ -294,7 +295,7 @@ def test_the_demo_model_needs_no_frames_and_loses_little(
     if onnx_file is None:
         pytest.skip("installed without the demo model")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(precision_module, "_STREET_GATE_FRAMES", 4)
+    monkeypatch.setattr(frame_choice, "_STREET_GATE_FRAMES", 4)
     options = PrecisionOptions("int8", samples=4, budget=ANYTHING)
     found = candidate_from_onnx(onnx_file, spec_from_onnx(onnx_file), options)
     verdict = found.details["gate"]["full_recipe"]
