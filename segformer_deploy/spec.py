@@ -252,6 +252,12 @@ class ModelSpec:
         """A copy with some fields changed, checked again."""
         return replace(self, **changes)
 
+    def stretched_to(self, size: FrameSize | None) -> ModelSpec:
+        """A copy whose frames are stretched to `size` by the same filter; itself without one."""
+        if size is None:
+            return self
+        return self.with_(resize=ResizeRule.stretch_to(size, self.resize.filter))
+
 
 def _spec_from_checked_dict(data: dict[str, Any]) -> ModelSpec:
     resize, weights, labels = data["resize"], data["weights"], data["label_map"]

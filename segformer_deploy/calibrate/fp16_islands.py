@@ -19,6 +19,7 @@ from segformer_deploy.calibrate.frames import FrameSet
 from segformer_deploy.calibrate.histograms import sample_of
 from segformer_deploy.calibrate.observe import Observer
 from segformer_deploy.errors import MediaError
+from segformer_deploy.graph.metadata import values_of_type
 from segformer_deploy.spec import FrameSize
 
 LARGEST = float(np.finfo(np.float16).max)
@@ -126,7 +127,7 @@ def range_report(
         if done == limit:
             break
         size = FrameSize(*frame.image.shape[:2])
-        observe = observe or Observer(model, _float_values(model), size)
+        observe = observe or Observer(model, values_of_type(model, TensorProto.FLOAT), size)
         for name, value in observe(frame.image):
             seen.setdefault(name, _Seen()).add(value)
         done += 1
@@ -159,10 +160,3 @@ def islands_from_report(model: onnx.ModelProto, report: RangeReport) -> dict[str
                 found[node.name] = f"{name} {reason}"
                 break
     return found
-
-
-def _float_values(model: onnx.ModelProto) -> list[str]:
-    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph
-    kinds = {v.name: v.type.tensor_type.elem_type for v in (*inferred.value_info, *inferred.output)}
-    written = [name for node in model.graph.node for name in node.output]
-    return [name for name in written if kinds.get(name) == TensorProto.FLOAT]

@@ -10,6 +10,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -165,6 +166,13 @@ def _chosen(path: Path, rule: ResizeRule, indices: list[int]) -> FrameSet:
 def _count(path: Path) -> int:
     if path.is_dir():
         return len(list_images(path))
+    # Who calibrates, who judges and who is looked at all ask, and each answer decodes the video.
+    stamp = path.stat() if path.exists() else None
+    return _decoded_count(path, stamp and (stamp.st_mtime_ns, stamp.st_size))
+
+
+@lru_cache(maxsize=16)
+def _decoded_count(path: Path, _stamp: tuple[int, int] | None) -> int:
     with open_source(path) as source:
         if source.kind == "image":
             raise MediaError(

@@ -215,12 +215,9 @@ def _write_onnx(
     onnx: Path, output: Path | None, opt: FrameSize | None, precision: Any, json: bool
 ) -> None:
     from segformer_deploy.engine.onnx_file import spec_from_onnx
-    from segformer_deploy.spec import ResizeRule
     from segformer_deploy.workflow.choose import write_onnx_only
 
-    spec = spec_from_onnx(onnx)
-    if opt is not None:
-        spec = spec.with_(resize=ResizeRule.stretch_to(opt, spec.resize.filter))
+    spec = spec_from_onnx(onnx).stretched_to(opt)
     path, candidate = write_onnx_only(onnx, output, spec, precision, say, progress)
     warn_if_random(spec)
     show_report(candidate.details)

@@ -62,6 +62,13 @@ def precision_of(model: onnx.ModelProto) -> dict[str, Any]:
     return found
 
 
+def values_of_type(model: onnx.ModelProto, *kinds: int) -> list[str]:
+    """What nodes write in one of the element types `kinds`, in the order they run."""
+    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph
+    types = {v.name: v.type.tensor_type.elem_type for v in (*inferred.value_info, *inferred.output)}
+    return [name for node in model.graph.node for name in node.output if types.get(name) in kinds]
+
+
 def _entry(model: onnx.ModelProto, key: str) -> str | None:
     return next((entry.value for entry in model.metadata_props if entry.key == key), None)
 

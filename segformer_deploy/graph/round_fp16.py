@@ -12,6 +12,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from segformer_deploy.graph.metadata import values_of_type
+
 _HALF, _FULL = int(TensorProto.FLOAT16), int(TensorProto.FLOAT)
 
 
@@ -23,7 +25,7 @@ def round_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
     result = onnx.ModelProto()
     result.CopyFrom(model)
     graph = result.graph
-    half = _half_values(model)
+    half = set(values_of_type(model, _HALF))
     for tensor in graph.initializer:
         if tensor.data_type == _HALF:
             values = numpy_helper.to_array(tensor).astype(np.float32)
@@ -37,16 +39,6 @@ def round_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
     graph.node.extend(nodes)
     graph.output[0].type.tensor_type.elem_type = _FULL
     return result
-
-
-def _half_values(model: onnx.ModelProto) -> set[str]:
-    """The values that are FP16 in `model`."""
-    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph
-    return {
-        value.name
-        for value in (*inferred.value_info, *inferred.output)
-        if value.type.tensor_type.elem_type == _HALF
-    }
 
 
 def _rounded(node: onnx.NodeProto, half: set[str]) -> list[onnx.NodeProto]:

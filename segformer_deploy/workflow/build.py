@@ -40,7 +40,7 @@ from segformer_deploy.runtime.golden import (
 )
 from segformer_deploy.runtime.preprocess import prepare
 from segformer_deploy.runtime.segmenter import Segmenter
-from segformer_deploy.spec import SMALLEST_NETWORK_SIDE, FrameSize, ModelSpec, ResizeRule
+from segformer_deploy.spec import SMALLEST_NETWORK_SIDE, FrameSize, ModelSpec
 from segformer_deploy.workflow.choice import REPORT_NAME, Choice, Progress
 from segformer_deploy.workflow.second_opinion import second_opinion
 
@@ -116,9 +116,7 @@ def build_engine(
     """
     engine_options = EngineOptions(options.backend)
     started = time.perf_counter()
-    spec = spec_from_onnx(onnx)
-    if options.opt is not None:
-        spec = spec.with_(resize=ResizeRule.stretch_to(options.opt, spec.resize.filter))
+    spec = spec_from_onnx(onnx).stretched_to(options.opt)
     sizes = _size_range(spec, options)
     asked = options.precision.precision if options.precision else spec.precision
     folder = options.output or Path("build") / f"{onnx.stem}-{asked}"

@@ -9,7 +9,7 @@ from typing import Any
 from segformer_deploy.calibrate.calibration import CalibrationOptions
 from segformer_deploy.calibrate.ranges import SUFFIX, Ranges
 from segformer_deploy.engine.onnx_file import spec_from_onnx
-from segformer_deploy.spec import FrameSize, ResizeRule
+from segformer_deploy.spec import FrameSize
 from segformer_deploy.workflow.choice import Progress, Say
 from segformer_deploy.workflow.precision import PrecisionOptions, ranking_from_ranges
 from segformer_deploy.workflow.ranges import (
@@ -66,9 +66,7 @@ def run_calibration(request: CalibrationRequest, say: Say, progress: Progress) -
 
     Raises what `new_ranges` raises, and OutputError.
     """
-    spec = spec_from_onnx(request.onnx)
-    if request.opt is not None:
-        spec = spec.with_(resize=ResizeRule.stretch_to(request.opt, spec.resize.filter))
+    spec = spec_from_onnx(request.onnx).stretched_to(request.opt)
     wanted = RangesRequest(request.images, spec, request.samples, request.options)
     frames = calibration_frames(request.onnx, wanted, say)
     ranges = new_ranges(request.onnx, frames, wanted, say, progress)

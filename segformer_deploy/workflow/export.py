@@ -101,8 +101,7 @@ def export_onnx(options: ExportOptions, say: Callable[[str], None]) -> ExportRep
     from segformer_deploy.model.segformer import macs_of_model
 
     model, spec = _model_from_options(options, say)
-    if options.size is not None:
-        spec = spec.with_(resize=ResizeRule.stretch_to(options.size, spec.resize.filter))
+    spec = spec.stretched_to(options.size)
     output = options.output or default_onnx_path(options, spec)
     graph = onnx_from_model(model, spec)
     say("checking the graph against the PyTorch model at three sizes and a batch of 2")

@@ -16,12 +16,13 @@ from segformer_deploy.calibrate.observe import Observer
 from segformer_deploy.engine.onnx_file import spec_from_onnx
 from segformer_deploy.engine.package import check_folder
 from segformer_deploy.errors import InputError
-from segformer_deploy.graph.metadata import checked_spec, precision_of
+from segformer_deploy.graph.metadata import checked_spec, precision_of, values_of_type
 from segformer_deploy.graph.products import LAYOUT
 from segformer_deploy.graph.round_fp16 import round_fp16
 from segformer_deploy.spec import FrameSize
 
 _PASSING = (*LAYOUT, "QuantizeLinear", "DequantizeLinear")
+_FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16)
 Image = npt.NDArray[np.uint8]
 
 
@@ -102,7 +103,7 @@ def _common(a: onnx.ModelProto, b: onnx.ModelProto) -> list[str]:
     for node in a.graph.node:  # in order, so layout of layout is met after it
         if node.op_type in _PASSING and node.input[0] in skipped:
             skipped.update(node.output)
-    floats = _float_values(a), set(_float_values(b))
+    floats = values_of_type(a, *_FLOATS), set(values_of_type(b, *_FLOATS))
     return [name for name in floats[0] if name in floats[1] and name not in skipped]
 
 
@@ -116,14 +117,6 @@ def _gains(model: onnx.ModelProto, norms: set[str]) -> dict[str, bytes]:
         for node in model.graph.node
         if node.output[0] in norms
     }
-
-
-def _float_values(model: onnx.ModelProto) -> list[str]:
-    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph
-    kinds = {v.name: v.type.tensor_type.elem_type for v in (*inferred.value_info, *inferred.output)}
-    written = [name for node in model.graph.node for name in node.output]
-    floats = (TensorProto.FLOAT, TensorProto.FLOAT16)
-    return [name for name in written if kinds.get(name) in floats]
 
 
 class _Sums:
