@@ -9,7 +9,7 @@ from pathlib import Path
 
 from peers_runners.parent import BENCHMARKS
 
-from segformer_deploy.engine.backend import AUTO, BACKENDS
+from segformer_deploy.engine.backend import AUTO, CPU_BACKENDS
 
 VARIANTS = ("b0", "b1", "b2", "b3", "b4", "b5")
 ROUNDS, QUICK_ROUNDS = 25, 3
@@ -29,7 +29,7 @@ def read_options(arguments: list[str] | None, description: str) -> argparse.Name
         help="processes per point that tell their memory: "
         f"{MEMORY_RUNS}, with --quick {QUICK_MEMORY_RUNS}")  # fmt: skip
     add("--variant", choices=VARIANTS, default="b0")
-    add("--backend", choices=(AUTO, *BACKENDS), default=AUTO)
+    add("--backend", choices=(AUTO, *CPU_BACKENDS), default=AUTO)
     add("--output", type=Path, help="JSON file: benchmarks/results/scaling-VARIANT.json")
     add("--chart", type=Path, help="PNG file: docs/scaling.png")
     add("--no-chart", action="store_true", help="draw none")

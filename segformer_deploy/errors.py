@@ -11,7 +11,9 @@
     │   └── SpecError              a specification or manifest that does not read
     ├── EngineError                an engine folder or the library that runs it
     │   ├── EngineFolderError      incomplete, edited or foreign folder
+    │   │   └── MismatchError      a whole folder, built for another library, GPU or system
     │   ├── BackendError           the backend cannot be used on this machine
+    │   ├── BuildError             the library could not build the plan that was asked for
     │   └── RunError               the engine failed, or gave NaN
     ├── VerificationError          our own result failed its own check; nothing was kept
     ├── OutputError                a result could not be written (disk full, no permission)
@@ -77,6 +79,14 @@ class EngineError(SegdeployError):
 
 class EngineFolderError(EngineError):
     """An engine folder is incomplete, edited or foreign."""
+
+
+class MismatchError(EngineFolderError):
+    """An engine folder is whole, but was built for another library, GPU or system."""
+
+
+class BuildError(EngineError):
+    """The library could not build the plan that was asked for."""
 
 
 class BackendError(EngineError):

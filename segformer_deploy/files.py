@@ -6,8 +6,12 @@ interrupts us. Operating-system errors become `OutputError` with a next step.
 
 from __future__ import annotations
 
+import ctypes
 import errno
+import fcntl
+import glob
 import hashlib
+import os
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -16,6 +20,8 @@ from pathlib import Path
 
 from segformer_deploy.errors import OutputError
 
+# linux/fcntl.h and linux/fs.h: AT_FDCWD and RENAME_EXCHANGE.
+_HERE, _EXCHANGE = -100, 2
 _ADVICE = {
     errno.ENOSPC: "free some space on that disk, or choose another place with --output",
     errno.EDQUOT: "free some of your quota, or choose another place with --output",
@@ -42,11 +48,11 @@ def writing(path: Path) -> Iterator[None]:
         raise output_error(path, error) from error
 
 
-def _aside(path: Path) -> Path:
+def _aside(path: Path, kind: str = "partial") -> Path:
     path = path.absolute()  # "." and ".." have no name of their own
     # In the same folder, so that the rename never crosses a file system; the ending stays
     # last, because video and image writers choose their format by it.
-    return path.with_name(f".{path.stem}.{secrets.token_hex(4)}.partial{path.suffix}")
+    return path.with_name(f".{path.stem}.{secrets.token_hex(4)}.{kind}{path.suffix}")
 
 
 @contextmanager
@@ -76,34 +82,102 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     """Give a temporary folder to fill; swap it in for `path` when the block ends well.
 
     An older folder at `path` stays untouched until the new one is complete. Whether it may be
-    replaced at all is the caller's to decide: everything in it goes.
+    replaced at all is the caller's to decide: everything in it goes. What a killed process left
+    behind is cleared away first; a second process that wants the same folder is refused.
     """
     path = path.absolute()
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = _aside(path)
-        temporary.mkdir()
+        with _only_writer(path):
+            _clear_leftovers(path)
+            temporary = _aside(path)
+            temporary.mkdir()
+            try:
+                yield temporary
+                _swap_folder(temporary, path)
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def _only_writer(path: Path) -> Iterator[None]:
+    """Hold the lock of the folder `path`; the system gives it back even of a killed process."""
+    lock = path.with_name(f".{path.name}.lock")
+    while True:
+        handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            yield temporary
-            _swap_folder(temporary, path)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+            _take(handle, path)
+            held = os.fstat(handle).st_ino
+            if lock.exists() and lock.stat().st_ino == held:
+                break
+        except BaseException:
+            os.close(handle)
+            raise
+        os.close(handle)  # its last holder removed it between our two calls
+    try:
+        os.ftruncate(handle, 0)
+        os.write(handle, str(os.getpid()).encode())
+        yield
+    finally:
+        with suppress(OSError):
+            lock.unlink()
+        os.close(handle)
+
+
+def _take(handle: int, path: Path) -> None:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        owner = os.pread(handle, 32, 0).decode(errors="replace") or "unknown"
+        raise OutputError(
+            f"{path} is being built by another process (number {owner})",
+            "one build of a folder at a time",
+            "wait for it to end, or choose another folder with --output",
+        ) from None
+    except OSError as error:
+        # A file system without locks: the rename at the end is whole all the same.
+        if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+            raise
+
+
+def _clear_leftovers(path: Path) -> None:
+    """Remove what a killed build of `path` left; bring back a folder that it had moved away."""
+    old, unfinished = _left(path, "old"), _left(path, "partial")
+    if old and not path.exists():
+        old.pop().rename(path)
+    for left in (*old, *unfinished):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def _left(path: Path, kind: str) -> list[Path]:
+    """Earlier results of `_aside`, oldest first."""
+    pattern = f".{glob.escape(path.stem)}.{'[0-9a-f]' * 8}.{kind}{glob.escape(path.suffix)}"
+    return sorted(path.parent.glob(pattern), key=lambda one: one.stat().st_mtime)
 
 
 def _swap_folder(new: Path, path: Path) -> None:
-    """Put `new` where `path` is; a folder cannot be replaced in one call while it is full."""
-    old = _aside(path).with_suffix(".old")
-    had_old = path.exists()
-    if had_old:
-        path.rename(old)
+    """Put `new` where `path` is, in one step where the system can exchange two names."""
+    if not path.exists():
+        new.rename(path)
+        return
+    if _exchange(new, path):
+        return  # the older one now has the temporary name, and goes with it
+    old = _aside(path, "old")
+    path.rename(old)
     try:
         new.rename(path)
     except OSError:
-        if had_old:
-            old.rename(path)
+        old.rename(path)
         raise
-    if had_old:
-        shutil.rmtree(old, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Linux's renameat2 with RENAME_EXCHANGE; False where system or file system lacks it."""
+    call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if call is None:
+        return False
+    return bool(call(_HERE, os.fsencode(one), _HERE, os.fsencode(other), _EXCHANGE) == 0)
 
 
 def write_text(path: Path, text: str) -> None:

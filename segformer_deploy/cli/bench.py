@@ -12,13 +12,16 @@ from segformer_deploy.cli.common import (
     EngineArgument,
     Json,
     Provider,
+    Rebuild,
     Size,
     Threads,
+    Trust,
     emit,
     engine_or_newest,
     introduce,
     parse_size,
     progress,
+    rebuilt_if_asked,
     say,
     table,
 )
@@ -38,6 +41,8 @@ def command(
     backend: Backend = "auto",
     provider: Provider = "cpu",
     arena: Arena = True,
+    rebuild: Rebuild = False,
+    trust: Trust = False,
     json: Json = False,
 ) -> None:
     """Measure latency per stage and peak memory, from a frame in memory to its class map.
@@ -51,7 +56,7 @@ def command(
     from segformer_deploy.runtime.segmenter import Segmenter
     from segformer_deploy.spec import FrameSize
 
-    path = engine_or_newest(engine)
+    path = rebuilt_if_asked(engine_or_newest(engine), rebuild)
     with Segmenter(
         path,
         size=parse_size(size),
@@ -59,6 +64,7 @@ def command(
         backend=backend,
         provider=provider,
         arena=arena,
+        trust=trust,
     ) as segment:
         introduce(segment)
         own = parse_size(size) or segment.spec.resize.size or FrameSize(360, 480)

@@ -16,6 +16,21 @@ from segformer_deploy.cli.common import (
     say,
     warn_if_random,
 )
+from segformer_deploy.cli.plan_options import (
+    AuxStreams,
+    ComputeCapability,
+    HardwareCompatible,
+    Level,
+    Profile,
+    Refit,
+    Tf32,
+    VersionCompatible,
+    Workspace,
+    plan_request,
+    profile_from_text,
+    refuse_without_plan,
+    show_plan,
+)
 from segformer_deploy.cli.precision_options import (
     Equalise,
     GateImages,
@@ -47,8 +62,8 @@ def command(
     backend: Annotated[
         str,
         typer.Option(
-            help="native, onnxruntime, or auto: native where it can run the graph. With "
-            "--onnx-only also tensorrt (its default) and tensorrt-rtx: whose spelling of INT8."
+            help="native, onnxruntime, tensorrt, tensorrt-rtx, or auto: native where it can run "
+            "the graph, and with --onnx-only tensorrt: whose spelling of INT8."
         ),
     ] = "auto",
     fp16: Annotated[bool, typer.Option("--fp16", help="Half precision, proven on frames.")] = False,
@@ -107,6 +122,15 @@ def command(
         str | None, typer.Option(metavar="HxW", help="Largest network size to accept.")
     ] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Largest batch to accept.")] = None,
+    profile: Profile = None,
+    compute_capability: ComputeCapability = None,
+    hardware_compatible: HardwareCompatible = False,
+    version_compatible: VersionCompatible = False,
+    refit: Refit = False,
+    tf32: Tf32 = False,
+    aux_streams: AuxStreams = 0,
+    workspace: Workspace = None,
+    level: Level = None,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", metavar="FOLDER", help="Folder (or file) to write."),
@@ -121,10 +145,13 @@ def command(
 
     Example:  segdeploy build-engine build/segformer-b0.onnx --opt 512x1024
 
+    Example:  segdeploy build-engine --backend tensorrt-rtx --fp16 --profile 512x512
+
     Example:  segdeploy build-engine --int8 --calibration frames --gate-images val/images
     --gate-labels val/labels
     """
     from segformer_deploy.workflow.build import BuildOptions, build_engine
+    from segformer_deploy.workflow.sizes import AskedSizes
 
     _refuse_contradictions(fp16, int8, onnx_only, backend)
     if not (fp16 or int8):
@@ -138,6 +165,20 @@ def command(
                 "--force": force,
             }
         )
+    if backend not in _GPU_BACKENDS or onnx_only:
+        refuse_without_plan(
+            {
+                "--profile": profile,
+                "--compute-capability": compute_capability,
+                "--hardware-compatible": hardware_compatible,
+                "--version-compatible": version_compatible,
+                "--refit": refit,
+                "--tf32": tf32,
+                "--aux-streams": aux_streams,
+                "--workspace": workspace,
+                "--level": level,
+            }
+        )
     path = onnx_or_newest(onnx, fp32=fp16 or int8)
     precision: PrecisionOptions | None = None
     if fp16 or int8:
@@ -146,7 +187,7 @@ def command(
         from segformer_deploy.workflow.gate import Budget
         from segformer_deploy.workflow.precision import PrecisionOptions
 
-        gpu = onnx_only and backend in ("auto", *_GPU_BACKENDS)
+        gpu = backend in _GPU_BACKENDS or (onnx_only and backend == "auto")
         precision = PrecisionOptions(
             "int8" if int8 else "fp16",
             "gpu" if gpu else "cpu",
@@ -164,14 +205,22 @@ def command(
     if onnx_only and precision is not None:
         _write_onnx(path, output, parse_size(opt), precision, json)
         return
+    ranges = tuple(profile_from_text(text, batch or 1) for text in profile or ())
     options = BuildOptions(
         backend=backend,
-        opt=parse_size(opt),
-        min=parse_size(min),
-        max=parse_size(max),
-        batch=batch,
+        sizes=AskedSizes(parse_size(opt), parse_size(min), parse_size(max), batch, ranges),
         output=output,
         precision=precision,
+        plan=plan_request(
+            capabilities=compute_capability,
+            workspace=workspace,
+            hardware_compatible=hardware_compatible,
+            version_compatible=version_compatible,
+            refit=refit,
+            tf32=tf32,
+            aux_streams=aux_streams,
+            level=level,
+        ),
     )
     _show(build_engine(path, options, say, progress), json)
 
@@ -184,16 +233,9 @@ def _refuse_contradictions(fp16: bool, int8: bool, onnx_only: bool, backend: str
         )
     if onnx_only and not (fp16 or int8):
         raise InputError("--onnx-only without a precision", "--onnx-only with --fp16 or --int8")
-    if backend not in _GPU_BACKENDS:
-        from segformer_deploy.engine.backend import EngineOptions
+    from segformer_deploy.engine.backend import EngineOptions
 
-        EngineOptions(backend)
-    if backend in _GPU_BACKENDS and not onnx_only:
-        raise InputError(
-            f"--backend {backend}",
-            "native, onnxruntime or auto: this version builds no TensorRT plans",
-            "segdeploy build-engine --onnx-only writes the graph that TensorRT's own builder takes",
-        )
+    EngineOptions(backend)
 
 
 def _logits_type(text: str) -> LogitsType:
@@ -233,8 +275,15 @@ def _show(report: BuildReport, json: bool) -> None:
         show_report(report.precision)
     for note in manifest.notes:
         say(f"note: {note}")
+    if manifest.plan is not None:
+        show_plan(manifest.plan)
+    made_for = (
+        manifest.verified
+        if manifest.plan is None
+        else (f"{manifest.backend} {manifest.backend_version} ({manifest.verified})")
+    )
     say(
-        f"{report.folder}: {manifest.delivered} for {manifest.verified}, "
+        f"{report.folder}: {manifest.delivered} for {made_for}, "
         f"resize: {manifest.spec.resize}, {manifest.build_seconds:.1f} s"
     )
     say(f"next: segdeploy bench {report.folder}")

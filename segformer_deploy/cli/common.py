@@ -25,7 +25,17 @@ Threads = Annotated[
 ]
 Provider = Annotated[str, typer.Option(help="ONNX Runtime provider: cpu, cuda or tensorrt.")]
 Backend = Annotated[
-    str, typer.Option(help="native, onnxruntime, or auto: what the engine was built for.")
+    str,
+    typer.Option(help="native, onnxruntime, tensorrt, tensorrt-rtx, or auto: as it was built."),
+]
+Trust = Annotated[
+    bool, typer.Option("--trust", help="Load a plan file that has no manifest: it is code.")
+]
+Rebuild = Annotated[
+    bool,
+    typer.Option(
+        "--rebuild", help="Build a plan again here where it is for another library, GPU or system."
+    ),
 ]
 Arena = Annotated[
     bool, typer.Option("--arena/--no-arena", help="Keep freed memory: faster, larger.")
@@ -85,6 +95,15 @@ def engine_or_newest(engine: Path | None) -> Path:
         )
     say(f"engine: {folders[0]} (the newest under {BUILD}/)")
     return folders[0]
+
+
+def rebuilt_if_asked(engine: Path, asked: bool) -> Path:
+    """`engine`, built again in its place where that was asked for and it does not fit here."""
+    if asked:
+        from segformer_deploy.workflow.rebuild import rebuild_where_needed
+
+        rebuild_where_needed(engine, say, progress)
+    return engine
 
 
 def onnx_or_newest(onnx: Path | None, *, fp32: bool = False) -> Path:

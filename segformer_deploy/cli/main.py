@@ -16,6 +16,7 @@ from segformer_deploy.cli import (
     calibrate,
     compare,
     demo,
+    doctor,
     evaluate,
     export,
     inspect,
@@ -40,6 +41,7 @@ app.command("bench")(bench.command)
 app.command("eval")(evaluate.command)
 app.command("compare")(compare.command)
 app.command("inspect")(inspect.command)
+app.command("doctor")(doctor.command)
 app.command("demo")(demo.command)
 
 

@@ -14,13 +14,16 @@ from segformer_deploy.cli.common import (
     EngineArgument,
     Json,
     Provider,
+    Rebuild,
     Size,
     Threads,
+    Trust,
     emit,
     engine_or_newest,
     introduce,
     parse_size,
     progress,
+    rebuilt_if_asked,
     say,
 )
 from segformer_deploy.errors import InputError
@@ -47,6 +50,8 @@ def command(
     backend: Backend = "auto",
     provider: Provider = "cpu",
     arena: Arena = True,
+    rebuild: Rebuild = False,
+    trust: Trust = False,
     json: Json = False,
 ) -> None:
     """Segment every frame of a source and write overlays, class maps, or both.
@@ -66,7 +71,7 @@ def command(
     with ExitStack() as stack:
         # The source first: a wrong name should not wait for an engine to load.
         frames = stack.enter_context(open_source(source))
-        path = engine_or_newest(engine)
+        path = rebuilt_if_asked(engine_or_newest(engine), rebuild)
         segment = stack.enter_context(
             Segmenter(
                 path,
@@ -75,6 +80,7 @@ def command(
                 backend=backend,
                 provider=provider,
                 arena=arena,
+                trust=trust,
             )
         )
         spec = segment.spec

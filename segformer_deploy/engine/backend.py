@@ -1,4 +1,4 @@
-"""Which library runs an ONNX file: our own compiled network, or ONNX Runtime."""
+"""Which library runs a network: our own compiled one, ONNX Runtime, or TensorRT by its plans."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from pathlib import Path
 from segformer_deploy.engine.native.engine import NativeEngine
 from segformer_deploy.engine.ort import PROVIDERS, OrtEngine, OrtOptions
 from segformer_deploy.engine.session import Engine
+from segformer_deploy.engine.trt.flavour import FLAVOURS
 from segformer_deploy.errors import BackendError, OnnxFileError
 
 AUTO = "auto"
 NATIVE = "native"
 ONNXRUNTIME = "onnxruntime"
-BACKENDS = (NATIVE, ONNXRUNTIME)
+CPU_BACKENDS = (NATIVE, ONNXRUNTIME)
+BACKENDS = (*CPU_BACKENDS, *FLAVOURS)
+"""All that an engine folder can be built for; an ONNX file runs on the first two as it is."""
 
 
 @dataclass(frozen=True)
@@ -21,17 +24,20 @@ class EngineOptions:
     """How a network is run.
 
     Attributes:
-        backend: ``native`` (our own compiled network, CPU), ``onnxruntime``, or ``auto``: what
-            an engine folder was built for; of a bare ONNX file native, where it can run it.
+        backend: ``native`` (our own compiled network, CPU), ``onnxruntime``, ``tensorrt``,
+            ``tensorrt-rtx``, or ``auto``: what an engine folder was built for; of a bare ONNX
+            file native, where it can run it.
         provider: ONNX Runtime's: ``cpu``, ``cuda`` or ``tensorrt``.
         threads: of one session; 0 takes all cores this process may use.
         arena: ONNX Runtime keeps freed memory: a little faster, noticeably larger.
+        trust: load a plan that no manifest vouches for.
     """
 
     backend: str = AUTO
     provider: str = "cpu"
     threads: int = 0
     arena: bool = True
+    trust: bool = False
 
     def __post_init__(self) -> None:
         if self.backend not in (AUTO, *BACKENDS):
@@ -42,10 +48,10 @@ class EngineOptions:
             raise BackendError(f"provider '{self.provider}'", "one of " + ", ".join(PROVIDERS))
         if self.threads < 0:
             raise BackendError(f"{self.threads} threads", "0 (all cores) or more")
-        if self.backend == NATIVE and self.provider != "cpu":
+        if self.backend in (NATIVE, *FLAVOURS) and self.provider != "cpu":
             raise BackendError(
-                f"provider '{self.provider}' of the native backend",
-                "cpu: the native backend has no other",
+                f"provider '{self.provider}' of the backend {self.backend}",
+                "none: providers are ONNX Runtime's",
                 f"use --backend onnxruntime with --provider {self.provider}",
             )
 
@@ -64,6 +70,12 @@ def engine_from_onnx(path: Path, options: EngineOptions) -> ChosenEngine:
 
     Only ``auto`` chooses: a backend that was named is used, or its error is raised.
     """
+    if options.backend in FLAVOURS:
+        raise BackendError(
+            f"{path} on the backend {options.backend}",
+            "an engine folder: a plan is built from an ONNX file first",
+            f"segdeploy build-engine {path} --backend {options.backend}",
+        )
     if options.backend == NATIVE:
         return ChosenEngine(NativeEngine(path, options.threads), NATIVE)
     note = None

@@ -12,65 +12,41 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from segformer_deploy.errors import EngineFolderError, FrameError, SpecError
+from segformer_deploy.engine.plan_facts import PlanFacts, plan_facts_from_dict
+from segformer_deploy.engine.size_range import SizeRange, size_range_from_dict
+from segformer_deploy.errors import EngineFolderError
 from segformer_deploy.files import sha256_of_file
-from segformer_deploy.spec import FrameSize, ModelSpec, Precision
+from segformer_deploy.spec import ModelSpec, Precision
 
 MANIFEST_NAME = "manifest.json"
 MANIFEST_FORMAT = 1
+HEAD = 4096
 
 
 @dataclass(frozen=True)
 class FileRecord:
-    """Size in bytes and SHA-256 of one file of the folder."""
+    """Size in bytes and SHA-256 of one file of the folder, and of its first 4096 bytes.
+
+    A file of another size whose beginning is right was cut; with another beginning it is
+    another file.
+    """
 
     size: int
     sha256: str
+    head_sha256: str = ""
 
     @classmethod
     def of(cls, path: Path) -> FileRecord:
-        return cls(path.stat().st_size, sha256_of_file(path))
+        return cls(path.stat().st_size, sha256_of_file(path), head_of_file(path))
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"size": self.size, "sha256": self.sha256, "head_sha256": self.head_sha256}
 
 
-@dataclass(frozen=True)
-class SizeRange:
-    """Network sizes an engine takes: smallest, the one it is tuned for, largest; and the batch."""
-
-    min: FrameSize
-    opt: FrameSize
-    max: FrameSize
-    batch: int = 1
-
-    def __post_init__(self) -> None:
-        heights = self.min.height, self.opt.height, self.max.height
-        widths = self.min.width, self.opt.width, self.max.width
-        if sorted(heights) != list(heights) or sorted(widths) != list(widths):
-            raise SpecError(
-                f"sizes min {self.min}, opt {self.opt}, max {self.max}",
-                "min <= opt <= max, in height and in width",
-            )
-        if self.batch < 1:
-            raise SpecError(f"batch {self.batch}", "1 or more")
-
-    def check(self, size: FrameSize, batch: int) -> None:
-        """FrameError where `size` or `batch` lies outside."""
-        fits = (
-            self.min.height <= size.height <= self.max.height
-            and self.min.width <= size.width <= self.max.width
-        )
-        if not fits:
-            raise FrameError(
-                f"network size {size}",
-                f"{self.min} to {self.max}, which this engine was built for",
-                f"segdeploy build-engine --min {_smaller(self.min, size)} "
-                f"--max {_larger(self.max, size)}",
-            )
-        if batch > self.batch:
-            raise FrameError(
-                f"a batch of {batch} frames",
-                f"at most {self.batch}, which this engine was built for",
-                f"segdeploy build-engine --batch {batch}",
-            )
+def head_of_file(path: Path) -> str:
+    """The SHA-256 of a file's first 4096 bytes."""
+    with path.open("rb") as file:
+        return hashlib.sha256(file.read(HEAD)).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -85,6 +61,7 @@ class Manifest:
         source_sha256: of the ONNX the engine was built from.
         files: every other file of the folder.
         sizes: the network sizes it takes; None where it takes any.
+        plan: of a TensorRT folder: where its plans run, and what memory they need.
         golden: names of (frame, class map) pictures for the check at first load.
         min_agreement: the share of pixels on which that check insists.
         build_seconds: how long the build took.
@@ -106,11 +83,11 @@ class Manifest:
     build_seconds: float
     verified: str
     sizes: SizeRange | None = None
+    plan: PlanFacts | None = None
     built_with: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        sizes = self.sizes
         return {
             "format": MANIFEST_FORMAT,
             "spec": self.spec.to_dict(),
@@ -120,22 +97,13 @@ class Manifest:
             "backend_version": self.backend_version,
             "engine_files": list(self.engine_files),
             "source_sha256": self.source_sha256,
-            "files": {
-                name: {"size": record.size, "sha256": record.sha256}
-                for name, record in sorted(self.files.items())
-            },
+            "files": {name: record.to_dict() for name, record in sorted(self.files.items())},
             "golden": [list(pair) for pair in self.golden],
             "min_agreement": self.min_agreement,
             "build_seconds": self.build_seconds,
             "verified": self.verified,
-            "sizes": {
-                "min": str(sizes.min),
-                "opt": str(sizes.opt),
-                "max": str(sizes.max),
-                "batch": sizes.batch,
-            }
-            if sizes
-            else None,
+            "sizes": self.sizes.to_dict() if self.sizes else None,
+            "plan": self.plan.to_dict() if self.plan else None,
             "built_with": self.built_with,
             "notes": list(self.notes),
         }
@@ -153,14 +121,6 @@ class Manifest:
 def _seal(data: dict[str, Any]) -> str:
     text = json.dumps(data, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _smaller(a: FrameSize, b: FrameSize) -> FrameSize:
-    return FrameSize(min(a.height, b.height), min(a.width, b.width))
-
-
-def _larger(a: FrameSize, b: FrameSize) -> FrameSize:
-    return FrameSize(max(a.height, b.height), max(a.width, b.width))
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -211,7 +171,8 @@ def _check_names(manifest: Manifest) -> None:
 
 
 def _manifest_from_sealed(data: dict[str, Any]) -> Manifest:
-    sizes = data["sizes"]
+    # Folders that were built before there were plans say nothing of them.
+    sizes, plan = data["sizes"], data.get("plan")
     return Manifest(
         spec=ModelSpec.from_dict(data["spec"]),
         requested=data["requested"],
@@ -220,19 +181,16 @@ def _manifest_from_sealed(data: dict[str, Any]) -> Manifest:
         backend_version=data["backend_version"],
         engine_files=tuple(data["engine_files"]),
         source_sha256=data["source_sha256"],
-        files={n: FileRecord(r["size"], r["sha256"]) for n, r in data["files"].items()},
+        files={
+            n: FileRecord(r["size"], r["sha256"], r.get("head_sha256", ""))
+            for n, r in data["files"].items()
+        },
         golden=tuple((frame, class_map) for frame, class_map in data["golden"]),
         min_agreement=data["min_agreement"],
         build_seconds=data["build_seconds"],
         verified=data["verified"],
-        sizes=SizeRange(
-            FrameSize.parse(sizes["min"]),
-            FrameSize.parse(sizes["opt"]),
-            FrameSize.parse(sizes["max"]),
-            sizes["batch"],
-        )
-        if sizes
-        else None,
+        sizes=size_range_from_dict(sizes) if sizes else None,
+        plan=plan_facts_from_dict(plan) if plan else None,
         built_with=data["built_with"],
         notes=tuple(data["notes"]),
     )

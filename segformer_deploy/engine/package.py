@@ -10,9 +10,19 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from segformer_deploy.engine.backend import AUTO, BACKENDS, EngineOptions, engine_from_onnx
-from segformer_deploy.engine.manifest import FileRecord, Manifest, read_manifest
+from segformer_deploy.engine.backend import (
+    AUTO,
+    BACKENDS,
+    ONNXRUNTIME,
+    EngineOptions,
+    engine_from_onnx,
+)
+from segformer_deploy.engine.here import GPU_BACKENDS, SOURCE_FILE
+from segformer_deploy.engine.manifest import HEAD, FileRecord, Manifest, head_of_file, read_manifest
+from segformer_deploy.engine.native.library import load_library
 from segformer_deploy.engine.onnx_file import spec_from_onnx
+from segformer_deploy.engine.ort import import_onnxruntime
+from segformer_deploy.engine.plan_folder import check_plan, is_plan, load_plan, load_trusted_plan
 from segformer_deploy.engine.session import Engine
 from segformer_deploy.errors import BackendError, EngineFolderError
 from segformer_deploy.spec import ModelSpec
@@ -37,7 +47,8 @@ class LoadedEngine:
 def load_engine(path: Path, options: EngineOptions | None = None) -> LoadedEngine:
     """Load an engine folder, or an ONNX file of ours as it is.
 
-    A folder runs on the backend that it was built for, unless the options name another.
+    A folder runs on the backend that it was built for, unless the options name another: the
+    ONNX that a plan came from is in its folder, and runs on a CPU too.
 
     Raises EngineFolderError, OnnxFileError or BackendError, each naming the next step.
     """
@@ -46,7 +57,37 @@ def load_engine(path: Path, options: EngineOptions | None = None) -> LoadedEngin
         spec = spec_from_onnx(path)
         chosen = engine_from_onnx(path, options)
         return LoadedEngine(chosen.engine, spec, path, None, chosen.note)
+    if is_plan(path):
+        return load_trusted_plan(path, trust=options.trust)
     manifest = check_folder(path)
+    _check_backend(path, manifest)
+    if options.backend == AUTO and options.provider == "cpu":
+        options = replace(options, backend=manifest.backend)
+    if options.backend in GPU_BACKENDS:
+        engine, note = load_plan(path, manifest, options.backend)
+        return LoadedEngine(engine, manifest.spec, path, manifest, note)
+    file = SOURCE_FILE if manifest.backend in GPU_BACKENDS else manifest.engine_files[0]
+    chosen = engine_from_onnx(path / file, options)
+    return LoadedEngine(chosen.engine, manifest.spec, path, manifest, chosen.note)
+
+
+def check_runs_here(path: Path) -> Manifest:
+    """The manifest of a folder that can run on this machine; an EngineError says why not.
+
+    Nothing is loaded: files are held against their hashes, a plan's needs against the machine.
+    """
+    manifest = check_folder(path)
+    _check_backend(path, manifest)
+    if manifest.backend in GPU_BACKENDS:
+        check_plan(path, manifest)
+    elif manifest.backend == ONNXRUNTIME:
+        import_onnxruntime()
+    else:
+        load_library()
+    return manifest
+
+
+def _check_backend(path: Path, manifest: Manifest) -> None:
     if manifest.backend not in BACKENDS:
         raise BackendError(
             f"{path} was built for the backend '{manifest.backend}'",
@@ -59,10 +100,6 @@ def load_engine(path: Path, options: EngineOptions | None = None) -> LoadedEngin
             "one: this version cannot run split networks",
             "update segformer-deploy on this device",
         )
-    if options.backend == AUTO and options.provider == "cpu":
-        options = replace(options, backend=manifest.backend)
-    chosen = engine_from_onnx(path / manifest.engine_files[0], options)
-    return LoadedEngine(chosen.engine, manifest.spec, path, manifest, chosen.note)
 
 
 def spec_of(path: Path) -> ModelSpec:
@@ -112,6 +149,14 @@ def _checked_folder(path: Path) -> Manifest:
 
 def _check_file(path: Path, record: FileRecord) -> None:
     size = path.stat().st_size
+    if size != record.size and _begins_otherwise(path, size, record):
+        raise EngineFolderError(
+            f"{path} is another file than the one that was built: its beginning and its size "
+            f"({size} bytes) differ",
+            "the file that build-engine wrote there: one from elsewhere does not become this "
+            "engine",
+            "copy the whole folder again, or build it again with segdeploy build-engine",
+        )
     if size != record.size:
         raise EngineFolderError(
             f"{path} has {size} bytes",
@@ -124,6 +169,11 @@ def _check_file(path: Path, record: FileRecord) -> None:
             "the bytes that build-engine wrote",
             "copy the folder again, or build it again with segdeploy build-engine",
         )
+
+
+def _begins_otherwise(path: Path, size: int, record: FileRecord) -> bool:
+    # Of a stump that is shorter than the beginning we know, nothing can be said.
+    return size >= HEAD and record.head_sha256 not in ("", head_of_file(path))
 
 
 def engine_folders(root: Path) -> list[Path]:

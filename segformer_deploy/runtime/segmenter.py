@@ -41,10 +41,12 @@ class Segmenter:
         size: network size to use instead of the model's own resize rule.
         pixel_format: channel order of the frames, ``bgr`` or ``rgb``.
         threads: for the network and for our own kernels; None takes all cores of this process.
-        backend: ``native``, ``onnxruntime``, or ``auto``: what the folder was built for; of an
-            ONNX file native, where it can run it, else onnxruntime (`note` says why).
+        backend: ``native``, ``onnxruntime``, ``tensorrt``, ``tensorrt-rtx``, or ``auto``: what
+            the folder was built for; of an ONNX file native, where it can run it, else
+            onnxruntime (`note` says why).
         provider: ONNX Runtime's, ``cpu``, ``cuda`` or ``tensorrt``.
         arena: ONNX Runtime's memory arena: a little faster, noticeably larger.
+        trust: load a plan file that has no manifest: compiled code, of which nothing is known.
 
     Raises:
         SegdeployError: where the engine does not load, or gives wrong masks on this device.
@@ -61,13 +63,14 @@ class Segmenter:
         backend: str = AUTO,
         provider: str = "cpu",
         arena: bool = True,
+        trust: bool = False,
     ) -> None:
         self.threads = threads or usable_cores()
         self._owned: Engine | None = None
         self._manifest: Manifest | None = None
         self.note: str | None = None
         if isinstance(engine, (str, Path)):
-            options = EngineOptions(backend, provider, self.threads, arena)
+            options = EngineOptions(backend, provider, self.threads, arena, trust)
             loaded = load_engine(Path(engine), options)
             self._owned, self._manifest = loaded.engine, loaded.manifest
             self.note = loaded.note

@@ -7,7 +7,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,41 +17,31 @@ from segformer_deploy import __version__
 from segformer_deploy.engine.backend import (
     AUTO,
     NATIVE,
-    ChosenEngine,
     EngineOptions,
     engine_from_onnx,
 )
-from segformer_deploy.engine.manifest import (
-    MANIFEST_NAME,
-    FileRecord,
-    Manifest,
-    SizeRange,
-)
+from segformer_deploy.engine.here import GPU_BACKENDS, SOURCE_FILE
+from segformer_deploy.engine.manifest import MANIFEST_NAME, FileRecord, Manifest
 from segformer_deploy.engine.onnx_file import spec_from_onnx
 from segformer_deploy.engine.ort import import_onnxruntime
-from segformer_deploy.engine.session import Array, Engine
-from segformer_deploy.errors import OnnxFileError, OutputError, VerificationError
+from segformer_deploy.engine.plan_folder import PLAN_FILE
+from segformer_deploy.errors import OnnxFileError, OutputError
 from segformer_deploy.files import atomic_folder, sha256_of_file
-from segformer_deploy.runtime.golden import (
-    GOLDEN_COUNT,
-    MIN_AGREEMENT,
-    golden_frame,
-    write_picture,
+from segformer_deploy.runtime.golden import GOLDEN_COUNT, MIN_AGREEMENT
+from segformer_deploy.spec import FrameSize, ModelSpec
+from segformer_deploy.workflow.choice import REPORT_NAME, Choice, Progress, silent
+from segformer_deploy.workflow.golden import Golden, carried_golden, write_golden
+from segformer_deploy.workflow.plan import (
+    PlanRequest,
+    PlanTarget,
+    plan_target,
+    verify_plan,
+    write_plan,
 )
-from segformer_deploy.runtime.preprocess import prepare
-from segformer_deploy.runtime.segmenter import Segmenter
-from segformer_deploy.spec import SMALLEST_NETWORK_SIDE, FrameSize, ModelSpec
-from segformer_deploy.workflow.choice import REPORT_NAME, Choice, Progress
-from segformer_deploy.workflow.second_opinion import second_opinion
+from segformer_deploy.workflow.sizes import AskedSizes, golden_size, limits, profiles, whole_range
 
 if TYPE_CHECKING:
     from segformer_deploy.workflow.precision import PrecisionOptions
-
-ENGINE_FILE = "model.onnx"
-GOLDEN_FOLDER = "golden"
-UNLIMITED = 1 << 16
-DEFAULT_GOLDEN_SIZE = FrameSize(360, 480)
-_NO_SECOND = "onnxruntime is not installed: no second library has seen the golden frames"
 
 
 @dataclass(frozen=True)
@@ -59,22 +49,19 @@ class BuildOptions:
     """What `segdeploy build-engine` was asked for.
 
     Attributes:
-        backend: what will run the engine: ``native``, ``onnxruntime``, or ``auto``: native
-            where it can run the graph on this machine, else onnxruntime.
-        opt: the network size: frames are stretched to it; None keeps the model's resize rule.
-        min, max: smallest and largest network size to accept; None accepts any.
-        batch: largest batch to accept; None accepts any.
+        backend: what will run the engine: ``native``, ``onnxruntime``, ``tensorrt``,
+            ``tensorrt-rtx``, or ``auto``: native where it can run the graph, else onnxruntime.
+        sizes: network sizes and batch.
         output: the folder; None chooses a name under ``build/``.
         precision: FP16 or INT8, and how; None builds the graph as it is.
+        plan: what else a TensorRT plan is to be.
     """
 
     backend: str = AUTO
-    opt: FrameSize | None = None
-    min: FrameSize | None = None
-    max: FrameSize | None = None
-    batch: int | None = None
+    sizes: AskedSizes = field(default_factory=AskedSizes)
     output: Path | None = None
     precision: PrecisionOptions | None = None
+    plan: PlanRequest | None = None
 
 
 @dataclass(frozen=True)
@@ -99,6 +86,7 @@ class BuildReport:
             "verified": manifest.verified,
             "notes": list(manifest.notes),
             "weights": manifest.spec.to_dict()["weights"],
+            "plan": manifest.plan.to_dict() if manifest.plan else None,
             "precision": self.precision,
         }
 
@@ -107,52 +95,121 @@ def build_engine(
     onnx: Path,
     options: BuildOptions,
     say: Callable[[str], None] = lambda _: None,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> BuildReport:
     """Build the engine folder for the ONNX file at `onnx`.
 
-    Raises OnnxFileError, BackendError, VerificationError (NaN, a precision outside its budget)
-    or OutputError; in every such case an older folder at the same place is untouched.
+    Raises OnnxFileError, BackendError, BuildError, VerificationError (NaN, wrong masks, a
+    precision outside its budget) or OutputError; in every such case an older folder at the same
+    place is untouched.
     """
-    engine_options = EngineOptions(options.backend)
+    EngineOptions(options.backend)
     started = time.perf_counter()
-    spec = spec_from_onnx(onnx).stretched_to(options.opt)
-    sizes = _size_range(spec, options)
+    spec = spec_from_onnx(onnx).stretched_to(options.sizes.opt)
     asked = options.precision.precision if options.precision else spec.precision
-    folder = options.output or Path("build") / f"{onnx.stem}-{asked}"
+    folder = options.output or _default_folder(onnx, asked, options.backend)
     _refuse_to_destroy(folder, onnx)
-    golden_size = _golden_size(spec, sizes)
     with atomic_folder(folder) as temporary:
-        _copy_source(onnx, temporary / ENGINE_FILE)
-        choice = _choice(onnx, temporary, spec, options, golden_size, say, progress)
-        spec = spec.with_(precision=choice.delivered)
-        say(f"loading the {choice.delivered} graph and segmenting {GOLDEN_COUNT} golden frames")
-        chosen = engine_from_onnx(temporary / ENGINE_FILE, engine_options)
-        golden, notes = _golden_from_engine(temporary, chosen, spec, golden_size)
-        files = {
-            str(path.relative_to(temporary)): FileRecord.of(path)
-            for path in sorted(temporary.rglob("*"))
-            if path.is_file()
-        }
-        manifest = Manifest(
-            spec=spec,
-            requested=choice.requested,
-            delivered=choice.delivered,
-            backend=chosen.backend,
-            backend_version=_version_of(chosen.backend),
-            engine_files=(ENGINE_FILE,),
-            source_sha256=sha256_of_file(onnx),
-            files=files,
-            golden=golden,
-            min_agreement=MIN_AGREEMENT[choice.delivered],
-            build_seconds=round(time.perf_counter() - started, 3),
-            verified=chosen.engine.name,
-            sizes=sizes,
-            built_with=_versions(),
-            notes=(*choice.notes, *notes),
-        )
+        _copy_source(onnx, temporary / SOURCE_FILE)
+        job = _Job(onnx, temporary, spec, options, say, progress)
+        manifest = job.manifest(started)
         (temporary / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")
-    return BuildReport(folder, manifest, choice.report)
+    return BuildReport(folder, manifest, job.choice.report)
+
+
+def _default_folder(onnx: Path, precision: str, backend: str) -> Path:
+    # A plan stands beside the CPU's engine, not in its place.
+    ending = f"-{backend}" if backend in GPU_BACKENDS else ""
+    return Path("build") / f"{onnx.stem}-{precision}{ending}"
+
+
+class _Job:
+    """One build, in a folder that nobody sees yet."""
+
+    def __init__(
+        self,
+        onnx: Path,
+        folder: Path,
+        spec: ModelSpec,
+        options: BuildOptions,
+        say: Callable[[str], None],
+        progress: Progress,
+    ) -> None:
+        self.onnx, self.folder, self.options = onnx, folder, options
+        self.say, self.progress = say, progress
+        self.for_gpu = options.backend in GPU_BACKENDS
+        self.profiles = profiles(spec, options.sizes) if self.for_gpu else ()
+        self.sizes = whole_range(self.profiles) if self.for_gpu else limits(spec, options.sizes)
+        self.target = (
+            plan_target(options.backend, options.plan or PlanRequest()) if self.for_gpu else None
+        )
+        self.golden_size = golden_size(spec, self.sizes)
+        self.choice = _choice(onnx, folder, spec, options, self.golden_size, say, progress)
+        self.spec = spec.with_(precision=self.choice.delivered)
+
+    def manifest(self, started: float) -> Manifest:
+        """Build what is left to build; the manifest of the folder as it then is."""
+        golden = self._golden()
+        backend, version = golden.backend, ""
+        if self.target is not None:
+            backend, version = self.options.backend, self.target.library.version
+        manifest = Manifest(
+            spec=self.spec,
+            requested=self.choice.requested,
+            delivered=self.choice.delivered,
+            backend=backend,
+            backend_version=version or _version_of(backend),
+            engine_files=(PLAN_FILE if self.target else SOURCE_FILE,),
+            source_sha256=sha256_of_file(self.onnx),
+            files={},
+            golden=golden.names,
+            min_agreement=MIN_AGREEMENT[self.choice.delivered],
+            build_seconds=0.0,
+            verified=golden.by,
+            sizes=self.sizes,
+            built_with=_versions(),
+            notes=(*self.choice.notes, *golden.notes),
+        )
+        if self.target is not None:
+            manifest = self._with_plan(manifest, self.target)
+        seconds = round(time.perf_counter() - started, 3)
+        return replace(manifest, files=_records(self.folder), build_seconds=seconds)
+
+    def _golden(self) -> Golden:
+        """The golden frames with the class maps of what runs the folder; of a plan, a CPU's."""
+        carried = carried_golden(self.onnx, self.folder, self.spec) if self.for_gpu else None
+        if carried is not None:
+            return carried
+        graph = self.folder / SOURCE_FILE
+        self.say(
+            f"loading the {self.choice.delivered} graph and segmenting {GOLDEN_COUNT} golden frames"
+        )
+        chosen = engine_from_onnx(
+            graph, EngineOptions(AUTO if self.for_gpu else self.options.backend)
+        )
+        if self.for_gpu:
+            note = f"the golden frames' class maps are from {chosen.engine.name}"
+            chosen = replace(chosen, note=note)
+        try:
+            return write_golden(self.folder, chosen, graph, self.spec, self.golden_size)
+        finally:
+            chosen.engine.close()
+
+    def _with_plan(self, manifest: Manifest, target: PlanTarget) -> Manifest:
+        facts, notes = write_plan(
+            *(self.folder, self.folder / SOURCE_FILE, target, self.spec),
+            *(self.profiles, self.say, self.progress),
+        )
+        manifest = replace(manifest, plan=facts, notes=(*manifest.notes, *notes))
+        return replace(manifest, verified=verify_plan(self.folder, manifest))
+
+
+def _records(folder: Path) -> dict[str, FileRecord]:
+    return {
+        str(path.relative_to(folder)): FileRecord.of(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
 
 
 def _choice(
@@ -162,29 +219,42 @@ def _choice(
     options: BuildOptions,
     size: FrameSize,
     say: Callable[[str], None],
-    progress: Progress | None,
+    progress: Progress,
 ) -> Choice:
     """The graph to build from, in `folder`; with its report where a precision was asked for."""
     if options.precision is None:
+        _carry_report(onnx, folder)
         return Choice(spec.precision, spec.precision)
     # Here, because it needs onnx, and an FP32 engine is built without it.
-    from segformer_deploy.workflow.choose import choose_precision, write_report
+    from segformer_deploy.workflow.choose import choose_precision, keep_precision, write_report
 
-    engine = EngineOptions(options.backend)
-    more = {} if progress is None else {"progress": progress}
-    choice = choose_precision(
-        onnx, folder / ENGINE_FILE, spec, options.precision, engine, size, say, **more
-    )
+    target = folder / SOURCE_FILE
+    if options.backend in GPU_BACKENDS:
+        choice = keep_precision(onnx, target, spec, options.precision, say, progress)
+    else:
+        engine = EngineOptions(options.backend)
+        choice = choose_precision(
+            onnx, target, spec, options.precision, engine, size, say, progress
+        )
     assert choice.report is not None
     write_report(folder / REPORT_NAME, choice.report)
     return choice
 
 
+def _carry_report(onnx: Path, folder: Path) -> None:
+    """The report of a graph that comes out of an engine folder goes with it."""
+    report = onnx.parent / REPORT_NAME
+    if onnx.name == SOURCE_FILE and report.is_file():
+        shutil.copyfile(report, folder / REPORT_NAME)
+
+
 def _refuse_to_destroy(folder: Path, onnx: Path) -> None:
     """OutputError where building into `folder` would delete something that is not an engine."""
     inside = folder.resolve() in onnx.resolve().parents
+    # Its own graph, from which a folder is built again.
+    own = onnx.resolve() == (folder / SOURCE_FILE).resolve()
     engine = folder.is_dir() and ((folder / MANIFEST_NAME).is_file() or not any(folder.iterdir()))
-    if inside or (folder.exists() and not engine):
+    if (inside and not own) or (folder.exists() and not engine):
         what = f"holds {onnx}" if inside else "exists and is not an engine folder"
         raise OutputError(
             f"{folder} {what}",
@@ -205,75 +275,8 @@ def _copy_source(onnx: Path, target: Path) -> None:
         shutil.copyfileobj(source, copy, 1 << 20)
 
 
-def _golden_size(spec: ModelSpec, sizes: SizeRange | None) -> FrameSize:
-    """A frame size that enters the network as it is, inside the range that was asked for."""
-    size = spec.resize.network_size(
-        spec.resize.size or (sizes.opt if sizes else DEFAULT_GOLDEN_SIZE)
-    )
-    if sizes is not None:
-        sizes.check(size, 1)
-    return size
-
-
-def _size_range(spec: ModelSpec, options: BuildOptions) -> SizeRange | None:
-    """None where no limit was asked for: ONNX Runtime takes any size."""
-    if options.min is None and options.max is None and options.batch is None:
-        return None
-    smallest = options.min or FrameSize(SMALLEST_NETWORK_SIDE, SMALLEST_NETWORK_SIDE)
-    largest = options.max or FrameSize(UNLIMITED, UNLIMITED)
-    opt = options.opt or spec.resize.size or options.max or smallest
-    return SizeRange(smallest, opt, largest, options.batch or UNLIMITED)
-
-
-def _golden_from_engine(
-    folder: Path, chosen: ChosenEngine, spec: ModelSpec, size: FrameSize
-) -> tuple[tuple[tuple[str, str], ...], list[str]]:
-    """Segment the golden frames, write them with their class maps; (names, notes)."""
-    (folder / GOLDEN_FOLDER).mkdir()
-    names: list[tuple[str, str]] = []
-    classes: set[int] = set()
-    frames = [golden_frame(size, seed=index) for index in range(GOLDEN_COUNT)]
-    with Segmenter(chosen.engine, spec=spec) as segment:
-        for index, frame in enumerate(frames):
-            _refuse_nan(chosen.engine, spec, frame)
-            class_map = segment(frame)
-            classes |= set(np.unique(class_map).tolist())
-            pair = f"{GOLDEN_FOLDER}/{index}.frame.png", f"{GOLDEN_FOLDER}/{index}.class_map.png"
-            write_picture(folder / pair[0], frame)
-            write_picture(folder / pair[1], class_map)
-            names.append(pair)
-    notes = [chosen.note] if chosen.note else []
-    if chosen.backend == NATIVE:
-        inputs = [prepare(frame, spec.resize) for frame in frames]
-        int8 = spec.precision == "int8"
-        opinion = second_opinion(chosen.engine, folder / ENGINE_FILE, inputs, int8)
-        notes.append(str(opinion) if opinion else _NO_SECOND)
-    chosen.engine.close()
-    if len(classes) == 1 and spec.classes > 1:
-        notes.append(
-            f"all golden frames are of one class ({spec.class_names[classes.pop()]}): "
-            "look at a mask of your own before you trust this model"
-        )
-    return tuple(names), notes
-
-
 def _version_of(backend: str) -> str:
     return __version__ if backend == NATIVE else str(import_onnxruntime().__version__)
-
-
-def _refuse_nan(engine: Engine, spec: ModelSpec, frame: Array) -> None:
-    if spec.output != "logits":
-        return
-    session = engine.session()
-    logits = session.run({"image": prepare(frame, spec.resize)[None]})["logits"]
-    bad = int(np.size(logits) - np.count_nonzero(np.isfinite(logits)))
-    session.close()
-    if bad:
-        raise VerificationError(
-            f"{bad} of {np.size(logits)} logits are NaN or infinite",
-            "finite logits",
-            "check the checkpoint's weights; export it again",
-        )
 
 
 def _versions() -> dict[str, str]:

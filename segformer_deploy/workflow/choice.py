@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,13 @@ from segformer_deploy.spec import Precision
 Say = Callable[[str], None]
 Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 """(title, total) -> a context that gives `advance(done)`."""
+
+
+@contextmanager
+def silent(_title: str, _total: int) -> Iterator[Callable[[int], None]]:
+    """A `Progress` that shows nothing."""
+    yield lambda _done: None
+
 
 REPORT_NAME = "precision.json"
 

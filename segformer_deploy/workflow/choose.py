@@ -10,12 +10,11 @@ from segformer_deploy.engine.backend import EngineOptions
 from segformer_deploy.errors import OutputError
 from segformer_deploy.files import write_bytes, write_text
 from segformer_deploy.spec import FrameSize, ModelSpec, Precision
-from segformer_deploy.workflow.choice import Choice, Progress, Say
+from segformer_deploy.workflow.choice import Choice, Progress, Say, silent
 from segformer_deploy.workflow.precision import (
     Candidate,
     PrecisionOptions,
     candidate_from_onnx,
-    silent,
 )
 from segformer_deploy.workflow.race import ROUNDS, WARM_UP, Lap, race
 
@@ -61,6 +60,32 @@ def choose_precision(
     }
     notes = (*candidate.notes, outcome) if delivered == asked else (outcome,)
     return Choice(asked, delivered, notes, report)
+
+
+def keep_precision(
+    onnx_file: Path,
+    target: Path,
+    spec: ModelSpec,
+    options: PrecisionOptions,
+    say: Say,
+    progress: Progress = silent,
+) -> Choice:
+    """Make the graph asked for and write it to `target`, untimed: for a plan's builder.
+
+    Raises what `candidate_from_onnx` raises.
+    """
+    asked = options.precision
+    candidate = candidate_from_onnx(onnx_file, spec, options, say, progress)
+    write_bytes(target, candidate.model.SerializeToString())
+    outcome = f"{asked} is built as asked: it was held against fp32, not timed beside it"
+    report = {
+        "requested": asked,
+        "delivered": asked,
+        "outcome": outcome,
+        **candidate.details,
+        "speed": None,
+    }
+    return Choice(asked, asked, (*candidate.notes, outcome), report)
 
 
 def _outcome(

@@ -9,8 +9,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -31,7 +29,7 @@ from segformer_deploy.graph.insert_qdq import Recipe, insert_qdq
 from segformer_deploy.graph.int8_share import int8_share
 from segformer_deploy.graph.metadata import fp32_spec, write_precision
 from segformer_deploy.spec import ModelSpec, Precision
-from segformer_deploy.workflow.choice import Progress, Say
+from segformer_deploy.workflow.choice import Progress, Say, silent
 from segformer_deploy.workflow.frame_choice import RANKING_FRAMES, FrameChoice
 from segformer_deploy.workflow.gate import Budget, GateResult, pass_gate
 from segformer_deploy.workflow.judge import Judge, JudgedFrames
@@ -40,12 +38,6 @@ from segformer_deploy.workflow.ranges import RangesRequest, ranges_for
 from segformer_deploy.workflow.sensitivity import BlockDamage, Make, blocks_of, rank_blocks
 
 Target = Literal["cpu", "gpu"]
-
-
-@contextmanager
-def silent(_title: str, _total: int) -> Iterator[Callable[[int], None]]:
-    """A `Progress` that shows nothing."""
-    yield lambda _done: None
 
 
 @dataclass(frozen=True)

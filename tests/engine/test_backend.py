@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 
-from segformer_deploy.engine.backend import BACKENDS, EngineOptions, engine_from_onnx
+from segformer_deploy.engine.backend import CPU_BACKENDS, EngineOptions, engine_from_onnx
 from segformer_deploy.engine.native import library
 from segformer_deploy.engine.package import load_engine
 from segformer_deploy.errors import BackendError, OnnxFileError
@@ -18,6 +18,7 @@ from segformer_deploy.model.segformer import random_segformer
 from segformer_deploy.runtime.segmenter import Segmenter
 from segformer_deploy.spec import FrameSize
 from segformer_deploy.workflow.build import BuildOptions, build_engine
+from segformer_deploy.workflow.sizes import AskedSizes
 from tests.little import write_little
 from tests.model.tiny import TINY, random_frames, spec_for
 
@@ -62,7 +63,7 @@ def test_a_named_backend_is_never_replaced(tmp_path: Path, plain: Path) -> None:
 def test_a_broken_file_is_an_error_of_the_file(tmp_path: Path, plain: Path) -> None:
     broken = tmp_path / "m.onnx"
     broken.write_bytes(plain.read_bytes()[:4000])
-    for backend in ("auto", *BACKENDS):
+    for backend in ("auto", *CPU_BACKENDS):
         with pytest.raises(OnnxFileError):
             engine_from_onnx(broken, EngineOptions(backend))
 
@@ -86,12 +87,14 @@ def test_a_folder_runs_on_what_it_was_built_for_or_on_what_is_named(
 ) -> None:
     frame = random_frames(1, 96, 128)[0]
     masks = []
-    for backend in BACKENDS:
-        options = BuildOptions(backend=backend, opt=FrameSize(96, 128), output=tmp_path / backend)
+    for backend in CPU_BACKENDS:
+        options = BuildOptions(
+            backend, AskedSizes(opt=FrameSize(96, 128)), output=tmp_path / backend
+        )
         report = build_engine(plain, options)
         assert report.manifest.backend == backend
         assert load_engine(report.folder).engine.name.startswith(backend)
-        for other in BACKENDS:
+        for other in CPU_BACKENDS:
             with Segmenter(report.folder, backend=other) as segment:
                 assert segment.engine_name.startswith(other)
                 masks.append(segment(frame))

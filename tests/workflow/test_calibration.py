@@ -20,7 +20,7 @@ from segformer_deploy.workflow.calibration import (
     CalibrationResult,
     run_calibration,
 )
-from segformer_deploy.workflow.precision import silent
+from segformer_deploy.workflow.choice import silent
 from segformer_deploy.workflow.sensitivity import blocks_of
 from tests.workflow.small import hurry, label_pictures, pictures, saved, small_model
 

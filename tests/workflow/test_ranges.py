@@ -17,7 +17,7 @@ from segformer_deploy.graph.metadata import write_spec
 from segformer_deploy.shipped import ONNX_FILE, shipped_file
 from segformer_deploy.spec import FrameSize, ResizeRule, Weights
 from segformer_deploy.workflow import ranges as ranges_module
-from segformer_deploy.workflow.precision import silent
+from segformer_deploy.workflow.choice import silent
 from segformer_deploy.workflow.ranges import (
     RangesRequest,
     default_ranges_path,

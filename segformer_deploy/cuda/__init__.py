@@ -1,0 +1,1 @@
+"""The NVIDIA side: which GPUs are here (`device`, no context), memory and streams (`driver`)."""

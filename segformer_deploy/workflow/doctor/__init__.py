@@ -1,0 +1,1 @@
+"""What this machine is (`machine`), and what keeps it from working or from being fast (`rules`)."""
