@@ -26,7 +26,7 @@ import onnx
 from segformer_deploy import __version__
 from segformer_deploy.calibrate.ranges import read_ranges
 from segformer_deploy.cli.common import progress, say
-from segformer_deploy.engine.backend import BACKENDS, EngineOptions
+from segformer_deploy.engine.backend import CPU_BACKENDS, EngineOptions
 from segformer_deploy.errors import SegdeployError
 from segformer_deploy.files import write_text
 from segformer_deploy.graph.equalise import equalise
@@ -47,7 +47,7 @@ def measured(model: Path, ranges: Path, size: FrameSize, rounds: int) -> dict[st
     with tempfile.TemporaryDirectory() as folder:
         int8 = Path(folder) / "int8.onnx"
         onnx.save(graph, int8)
-        for backend in BACKENDS:
+        for backend in CPU_BACKENDS:
             options = EngineOptions(backend, threads=2)
             with progress(backend, WARM_UP + rounds) as advance:
                 laps = race({"fp32": model, "int8": int8}, options, size, rounds, advance)

@@ -1,44 +1,25 @@
-"""ONNX file -> engine folder: load, run on golden frames, write aside, rename."""
+"""ONNX file -> engine folder: built aside, checked, renamed; the faster of two plans."""
 
 from __future__ import annotations
 
-import platform
-import shutil
-import sys
+import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from segformer_deploy import __version__
-from segformer_deploy.engine.backend import (
-    AUTO,
-    NATIVE,
-    EngineOptions,
-    engine_from_onnx,
-)
+from segformer_deploy.engine.backend import AUTO, EngineOptions
 from segformer_deploy.engine.here import GPU_BACKENDS, SOURCE_FILE
 from segformer_deploy.engine.manifest import MANIFEST_NAME, FileRecord, Manifest
 from segformer_deploy.engine.onnx_file import spec_from_onnx
-from segformer_deploy.engine.ort import import_onnxruntime
-from segformer_deploy.engine.plan_folder import PLAN_FILE
-from segformer_deploy.errors import OnnxFileError, OutputError
-from segformer_deploy.files import atomic_folder, sha256_of_file
-from segformer_deploy.runtime.golden import GOLDEN_COUNT, MIN_AGREEMENT
-from segformer_deploy.spec import FrameSize, ModelSpec
-from segformer_deploy.workflow.choice import REPORT_NAME, Choice, Progress, silent
-from segformer_deploy.workflow.golden import Golden, carried_golden, write_golden
-from segformer_deploy.workflow.plan import (
-    PlanRequest,
-    PlanTarget,
-    plan_target,
-    verify_plan,
-    write_plan,
-)
-from segformer_deploy.workflow.sizes import AskedSizes, golden_size, limits, profiles, whole_range
+from segformer_deploy.engine.plan_facts import NOT_VERIFIED
+from segformer_deploy.errors import OutputError
+from segformer_deploy.files import atomic_folder
+from segformer_deploy.workflow.choice import REPORT_NAME, Progress, silent
+from segformer_deploy.workflow.job import Job
+from segformer_deploy.workflow.plan import PlanRequest
+from segformer_deploy.workflow.sizes import AskedSizes
 
 if TYPE_CHECKING:
     from segformer_deploy.workflow.precision import PrecisionOptions
@@ -110,11 +91,37 @@ def build_engine(
     folder = options.output or _default_folder(onnx, asked, options.backend)
     _refuse_to_destroy(folder, onnx)
     with atomic_folder(folder) as temporary:
-        _copy_source(onnx, temporary / SOURCE_FILE)
-        job = _Job(onnx, temporary, spec, options, say, progress)
-        manifest = job.manifest(started)
+        manifest = _faster(Job(onnx, temporary, spec, options, say, progress))
+        manifest = replace(
+            manifest,
+            files=_records(temporary),
+            build_seconds=round(time.perf_counter() - started, 3),
+        )
         (temporary / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")
-    return BuildReport(folder, manifest, job.choice.report)
+        report = _report_in(temporary) if options.precision else None
+    return BuildReport(folder, manifest, report)
+
+
+def _report_in(folder: Path) -> dict[str, Any]:
+    report: dict[str, Any] = json.loads((folder / REPORT_NAME).read_text(encoding="utf-8"))
+    return report
+
+
+def _faster(job: Job) -> Manifest:
+    """The manifest of what was asked for; where its GPU is here, of the faster of two plans."""
+    manifest, asked = job.manifest(), job.options.precision
+    if asked is None or asked.force or not job.for_gpu or manifest.verified == NOT_VERIFIED:
+        return manifest
+    from segformer_deploy.workflow.plan_race import NEXT, faster_plan
+
+    following = NEXT[asked.precision]
+    precision = None if following == "fp32" else replace(asked, precision=following)
+
+    def build_other(place: Path) -> Manifest:
+        options = replace(job.options, precision=precision)
+        return Job(job.onnx, place, job.plain, options, job.say, job.progress).manifest()
+
+    return faster_plan((job.folder, manifest), build_other, job.golden_size, job.say, job.progress)
 
 
 def _default_folder(onnx: Path, precision: str, backend: str) -> Path:
@@ -123,129 +130,12 @@ def _default_folder(onnx: Path, precision: str, backend: str) -> Path:
     return Path("build") / f"{onnx.stem}-{precision}{ending}"
 
 
-class _Job:
-    """One build, in a folder that nobody sees yet."""
-
-    def __init__(
-        self,
-        onnx: Path,
-        folder: Path,
-        spec: ModelSpec,
-        options: BuildOptions,
-        say: Callable[[str], None],
-        progress: Progress,
-    ) -> None:
-        self.onnx, self.folder, self.options = onnx, folder, options
-        self.say, self.progress = say, progress
-        self.for_gpu = options.backend in GPU_BACKENDS
-        self.profiles = profiles(spec, options.sizes) if self.for_gpu else ()
-        self.sizes = whole_range(self.profiles) if self.for_gpu else limits(spec, options.sizes)
-        self.target = (
-            plan_target(options.backend, options.plan or PlanRequest()) if self.for_gpu else None
-        )
-        self.golden_size = golden_size(spec, self.sizes)
-        self.choice = _choice(onnx, folder, spec, options, self.golden_size, say, progress)
-        self.spec = spec.with_(precision=self.choice.delivered)
-
-    def manifest(self, started: float) -> Manifest:
-        """Build what is left to build; the manifest of the folder as it then is."""
-        golden = self._golden()
-        backend, version = golden.backend, ""
-        if self.target is not None:
-            backend, version = self.options.backend, self.target.library.version
-        manifest = Manifest(
-            spec=self.spec,
-            requested=self.choice.requested,
-            delivered=self.choice.delivered,
-            backend=backend,
-            backend_version=version or _version_of(backend),
-            engine_files=(PLAN_FILE if self.target else SOURCE_FILE,),
-            source_sha256=sha256_of_file(self.onnx),
-            files={},
-            golden=golden.names,
-            min_agreement=MIN_AGREEMENT[self.choice.delivered],
-            build_seconds=0.0,
-            verified=golden.by,
-            sizes=self.sizes,
-            built_with=_versions(),
-            notes=(*self.choice.notes, *golden.notes),
-        )
-        if self.target is not None:
-            manifest = self._with_plan(manifest, self.target)
-        seconds = round(time.perf_counter() - started, 3)
-        return replace(manifest, files=_records(self.folder), build_seconds=seconds)
-
-    def _golden(self) -> Golden:
-        """The golden frames with the class maps of what runs the folder; of a plan, a CPU's."""
-        carried = carried_golden(self.onnx, self.folder, self.spec) if self.for_gpu else None
-        if carried is not None:
-            return carried
-        graph = self.folder / SOURCE_FILE
-        self.say(
-            f"loading the {self.choice.delivered} graph and segmenting {GOLDEN_COUNT} golden frames"
-        )
-        chosen = engine_from_onnx(
-            graph, EngineOptions(AUTO if self.for_gpu else self.options.backend)
-        )
-        if self.for_gpu:
-            note = f"the golden frames' class maps are from {chosen.engine.name}"
-            chosen = replace(chosen, note=note)
-        try:
-            return write_golden(self.folder, chosen, graph, self.spec, self.golden_size)
-        finally:
-            chosen.engine.close()
-
-    def _with_plan(self, manifest: Manifest, target: PlanTarget) -> Manifest:
-        facts, notes = write_plan(
-            *(self.folder, self.folder / SOURCE_FILE, target, self.spec),
-            *(self.profiles, self.say, self.progress),
-        )
-        manifest = replace(manifest, plan=facts, notes=(*manifest.notes, *notes))
-        return replace(manifest, verified=verify_plan(self.folder, manifest))
-
-
 def _records(folder: Path) -> dict[str, FileRecord]:
     return {
         str(path.relative_to(folder)): FileRecord.of(path)
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
-
-
-def _choice(
-    onnx: Path,
-    folder: Path,
-    spec: ModelSpec,
-    options: BuildOptions,
-    size: FrameSize,
-    say: Callable[[str], None],
-    progress: Progress,
-) -> Choice:
-    """The graph to build from, in `folder`; with its report where a precision was asked for."""
-    if options.precision is None:
-        _carry_report(onnx, folder)
-        return Choice(spec.precision, spec.precision)
-    # Here, because it needs onnx, and an FP32 engine is built without it.
-    from segformer_deploy.workflow.choose import choose_precision, keep_precision, write_report
-
-    target = folder / SOURCE_FILE
-    if options.backend in GPU_BACKENDS:
-        choice = keep_precision(onnx, target, spec, options.precision, say, progress)
-    else:
-        engine = EngineOptions(options.backend)
-        choice = choose_precision(
-            onnx, target, spec, options.precision, engine, size, say, progress
-        )
-    assert choice.report is not None
-    write_report(folder / REPORT_NAME, choice.report)
-    return choice
-
-
-def _carry_report(onnx: Path, folder: Path) -> None:
-    """The report of a graph that comes out of an engine folder goes with it."""
-    report = onnx.parent / REPORT_NAME
-    if onnx.name == SOURCE_FILE and report.is_file():
-        shutil.copyfile(report, folder / REPORT_NAME)
 
 
 def _refuse_to_destroy(folder: Path, onnx: Path) -> None:
@@ -261,28 +151,3 @@ def _refuse_to_destroy(folder: Path, onnx: Path) -> None:
             "a new folder, or an engine folder to replace",
             "name another folder with --output",
         )
-
-
-def _copy_source(onnx: Path, target: Path) -> None:
-    # Opened apart, so that a file that cannot be read is not taken for a disk that is full.
-    try:
-        source = onnx.open("rb")
-    except OSError as error:
-        raise OnnxFileError(
-            f"{onnx} cannot be read: {error.strerror}", "a readable file"
-        ) from error
-    with source, target.open("wb") as copy:
-        shutil.copyfileobj(source, copy, 1 << 20)
-
-
-def _version_of(backend: str) -> str:
-    return __version__ if backend == NATIVE else str(import_onnxruntime().__version__)
-
-
-def _versions() -> dict[str, str]:
-    return {
-        "segformer-deploy": __version__,
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "platform": f"{sys.platform} {platform.machine()}",
-    }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -41,25 +42,20 @@ def choose_precision(
     write_bytes(target, candidate.model.SerializeToString())
     with progress(f"timing {asked} beside fp32", WARM_UP + ROUNDS) as advance:
         laps = race({"fp32": onnx_file, asked: target}, engine, size, on_round=advance)
-    ratio = laps["fp32"].undisturbed_ms / laps[asked].undisturbed_ms
-    delivered: Precision = asked if ratio > 1 or options.force else "fp32"
-    outcome = _outcome(asked, delivered, laps, ratio, size)
-    say(outcome)
-    if delivered != asked:
+    verdict = verdict_from_laps(asked, "fp32", laps, size, force=options.force)
+    say(verdict.outcome)
+    if verdict.delivered != asked:
         write_bytes(target, onnx_file.read_bytes())
     report = {
         "requested": asked,
-        "delivered": delivered,
-        "outcome": outcome,
+        "delivered": verdict.delivered,
+        "outcome": verdict.outcome,
         **candidate.details,
-        "speed": {
-            "size": str(size),
-            "ratio": ratio,
-            **{name: lap.to_dict() for name, lap in laps.items()},
-        },
+        "speed": verdict.speed,
     }
-    notes = (*candidate.notes, outcome) if delivered == asked else (outcome,)
-    return Choice(asked, delivered, notes, report)
+    kept = verdict.delivered == asked
+    notes = (*candidate.notes, verdict.outcome) if kept else (verdict.outcome,)
+    return Choice(asked, verdict.delivered, notes, report)
 
 
 def keep_precision(
@@ -77,7 +73,7 @@ def keep_precision(
     asked = options.precision
     candidate = candidate_from_onnx(onnx_file, spec, options, say, progress)
     write_bytes(target, candidate.model.SerializeToString())
-    outcome = f"{asked} is built as asked: it was held against fp32, not timed beside it"
+    outcome = f"{asked} is built as asked: it was held against fp32, not timed here"
     report = {
         "requested": asked,
         "delivered": asked,
@@ -88,21 +84,40 @@ def keep_precision(
     return Choice(asked, asked, (*candidate.notes, outcome), report)
 
 
-def _outcome(
-    asked: str, delivered: str, laps: dict[str, Lap], ratio: float, size: FrameSize
-) -> str:
-    mine, other = laps[asked], laps["fp32"]
-    times = (
-        f"{asked} {mine.undisturbed_ms:.1f} ms ({mine.engine}), fp32 {other.undisturbed_ms:.1f} ms "
-        f"({other.engine}) at {size}"
+@dataclass(frozen=True)
+class Verdict:
+    """Which of two precisions is delivered; in words, and in figures for `precision.json`."""
+
+    delivered: Precision
+    outcome: str
+    speed: dict[str, Any]
+
+
+def verdict_from_laps(
+    asked: Precision, other: Precision, laps: dict[str, Lap], size: FrameSize, *, force: bool
+) -> Verdict:
+    """The faster of `asked` and `other`, whose laps these are; `asked` where it is forced."""
+    ratio = laps[other].undisturbed_ms / laps[asked].undisturbed_ms
+    delivered = asked if ratio > 1 or force else other
+    speed = {
+        "size": str(size),
+        "ratio": ratio,
+        **{name: lap.to_dict() for name, lap in laps.items()},
+    }
+    times = " and ".join(
+        f"{name} {laps[name].undisturbed_ms:.1f} ms ({laps[name].engine})"
+        for name in (asked, other)
     )
+    times = f"({times} at {size})"
     if delivered == asked:
-        state = f"{ratio:.2f} times as fast as fp32" if ratio > 1 else "slower than fp32, but asked"
-        return f"{asked} is built: {state} ({times})"
-    return (
-        f"{asked} was asked for and fp32 is built: on this engine {asked} is "
-        f"{1 / ratio:.2f} times as slow ({times}); --force builds it all the same"
+        state = f"{ratio:.2f} times as fast as" if ratio > 1 else "slower than"
+        but = "" if ratio > 1 else ", but asked"
+        return Verdict(delivered, f"{asked} is built: {state} {other}{but} {times}", speed)
+    outcome = (
+        f"{asked} was asked for and {other} is built: on this engine {asked} is "
+        f"{1 / ratio:.2f} times as slow {times}; --force builds it all the same"
     )
+    return Verdict(delivered, outcome, speed)
 
 
 def write_onnx_only(

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from segformer_deploy.engine.backend import EngineOptions, engine_from_onnx
+from segformer_deploy.engine.session import Engine
 from segformer_deploy.runtime.golden import golden_frame
 from segformer_deploy.spec import FrameSize
 
@@ -57,14 +58,28 @@ def race(
     on_round: Callable[[int], None] | None = None,
 ) -> dict[str, Lap]:
     """Time each file on one frame of network size `size`, interleaved, warm-up apart."""
-    image = golden_frame(size, seed=0)[None]
-    samples: dict[str, list[float]] = {name: [] for name in files}
     with ExitStack() as stack:
-        chosen, sessions = {}, {}
+        engines = {}
         for name, path in files.items():
-            chosen[name] = engine_from_onnx(path, options)
-            stack.callback(chosen[name].engine.close)
-            sessions[name] = chosen[name].engine.session()
+            chosen = engine_from_onnx(path, options)
+            stack.callback(chosen.engine.close)
+            engines[name] = chosen.engine, chosen.backend
+        return race_engines(engines, size, rounds, on_round)
+
+
+def race_engines(
+    engines: Mapping[str, tuple[Engine, str]],
+    size: FrameSize,
+    rounds: int = ROUNDS,
+    on_round: Callable[[int], None] | None = None,
+) -> dict[str, Lap]:
+    """The same of loaded engines, each with the name of its backend; they stay open."""
+    image = golden_frame(size, seed=0)[None]
+    samples: dict[str, list[float]] = {name: [] for name in engines}
+    with ExitStack() as stack:
+        sessions = {}
+        for name, (engine, _) in engines.items():
+            sessions[name] = engine.session()
             stack.callback(sessions[name].close)
         for number in range(WARM_UP + rounds):
             for name, session in sessions.items():
@@ -75,8 +90,8 @@ def race(
             if on_round is not None:
                 on_round(number + 1)
     return {
-        name: lap_from_samples(one.engine.name, one.backend, samples[name][WARM_UP:])
-        for name, one in chosen.items()
+        name: lap_from_samples(engine.name, backend, samples[name][WARM_UP:])
+        for name, (engine, backend) in engines.items()
     }
 
 

@@ -73,21 +73,28 @@ def cancellable(work: Callable[[], Result], cancel: threading.Event) -> Result:
     """
     answers: list[Result] = []
     errors: list[BaseException] = []
+    # Not Thread.join: interrupted, it takes the thread for finished up to Python 3.12.
+    done = threading.Event()
 
     def run() -> None:
         try:
+            if cancel.is_set():
+                raise KeyboardInterrupt
             answers.append(work())
         except BaseException as error:
             errors.append(error)
+        finally:
+            done.set()
 
     thread = threading.Thread(target=run, name="segdeploy-build", daemon=True)
-    thread.start()
     try:
-        while thread.is_alive():
-            thread.join(_LOOK_S)
+        thread.start()
+        while not done.wait(_LOOK_S):
+            pass
     except KeyboardInterrupt:
         cancel.set()
-        thread.join(_GRACE_S)
+        if thread.ident is not None:  # else it has not begun, and will not
+            done.wait(_GRACE_S)
         raise
     if errors:
         # Taken out: a list that holds its own traceback would keep the builder alive.
