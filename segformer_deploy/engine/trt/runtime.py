@@ -205,7 +205,8 @@ class TrtSession:
             return
         driver, self._driver = self._driver, None
         self._buffers = {}
-        self._context = None
+        # Before the driver's context goes: their memory lies in it.
+        del self._context, self._cuda_engine
         for block in self._memory.values():
             block.close()
         self._memory = {}
