@@ -85,7 +85,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     replaced at all is the caller's to decide: everything in it goes. What a killed process left
     behind is cleared away first; a second process that wants the same folder is refused.
     """
-    path = path.absolute()
+    path = Path(os.path.realpath(path))  # a link stays one: what it leads to is replaced
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with _only_writer(path):
@@ -99,6 +99,18 @@ def atomic_folder(path: Path) -> Iterator[Path]:
                 shutil.rmtree(temporary, ignore_errors=True)
 
 
+def recover_folder(path: Path) -> None:
+    """Bring back a folder that a build had moved aside when it was killed between two renames.
+
+    Only where the system cannot exchange two names at once is there such a moment.
+    """
+    path = Path(os.path.realpath(path))
+    if path.exists() or not _left(path, "old"):
+        return
+    with writing(path), _only_writer(path):
+        _clear_leftovers(path)
+
+
 @contextmanager
 def _only_writer(path: Path) -> Iterator[None]:
     """Hold the lock of the folder `path`; the system gives it back even of a killed process."""
@@ -108,7 +120,7 @@ def _only_writer(path: Path) -> Iterator[None]:
         try:
             _take(handle, path)
             held = os.fstat(handle).st_ino
-            if lock.exists() and lock.stat().st_ino == held:
+            if _inode(lock) == held:
                 break
         except BaseException:
             os.close(handle)
@@ -122,6 +134,13 @@ def _only_writer(path: Path) -> Iterator[None]:
         with suppress(OSError):
             lock.unlink()
         os.close(handle)
+
+
+def _inode(path: Path) -> int | None:
+    try:
+        return path.stat().st_ino
+    except FileNotFoundError:
+        return None
 
 
 def _take(handle: int, path: Path) -> None:
@@ -178,6 +197,15 @@ def _exchange(one: Path, other: Path) -> bool:
     if call is None:
         return False
     return bool(call(_HERE, os.fsencode(one), _HERE, os.fsencode(other), _EXCHANGE) == 0)
+
+
+def user_cache() -> Path | None:
+    """This user's folder for what can be made again; None where there is no home to keep it in."""
+    try:
+        root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:
+        return None
+    return root / "segdeploy"
 
 
 def write_text(path: Path, text: str) -> None:

@@ -59,7 +59,10 @@ def bytes_of(text: str) -> int:
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?)i?B?", text.strip(), re.IGNORECASE)
     if not found:
         raise InputError(f"a memory size of '{text}'", "bytes, or 64K, 256M, 1.5G")
-    return int(float(found[1]) * _UNITS[found[2].upper()])
+    size = float(found[1]) * _UNITS[found[2].upper()]
+    if not 1 <= size < 1 << 63:
+        raise InputError(f"a memory size of '{text}'", "at least a byte, and less than 2^63")
+    return int(size)
 
 
 def profile_from_text(text: str, batch: int) -> SizeRange:
@@ -92,7 +95,8 @@ def plan_request(**options: Any) -> PlanRequest:
 
 def refuse_without_plan(options: dict[str, Any]) -> None:
     """InputError where an option of plans is given and no plan is built."""
-    given = [name for name, value in options.items() if value]
+    # `--level 0` is something that was given; no streams beside the first is what there is anyway.
+    given = [n for n, value in options.items() if value or (n == "--level" and value is not None)]
     if given:
         raise InputError(
             f"{given[0]} without a plan",

@@ -7,6 +7,7 @@ Every allocation has an owner that error messages name; closing twice is safe. T
 from __future__ import annotations
 
 import ctypes
+import threading
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -86,23 +87,26 @@ class CudaDriver:
             raise MissingDependencyError("cuda.bindings", "cuda", "device memory") from error
         self._cuda = driver
         self._device: Any = None
-        self._open(device)
-
-    def _open(self, device: int) -> None:
-        cuda = self._cuda
+        self._stream: Any = None
+        self._here = threading.local()
+        self._held: set[int] = set()
         try:
-            self._call("cuInit", 0)
-            found = self._call("cuDeviceGet", device)
-            context = self._call("cuDevicePrimaryCtxRetain", found)
+            self._open(device)
         except (RunError, RuntimeError) as error:
             # RuntimeError: cuda-python found no libcuda.so.1 at all.
+            self.close()
             raise BackendError(
                 f"the GPU cannot be used: {getattr(error, 'found', error)}",
                 "an NVIDIA GPU with its driver",
                 "segdeploy doctor says what is here",
             ) from error
-        self._device, self._context = found, context
-        self._call("cuCtxSetCurrent", context)
+
+    def _open(self, device: int) -> None:
+        cuda = self._cuda
+        self._call("cuInit", 0)
+        found = self._call("cuDeviceGet", device)
+        self._context = self._call("cuDevicePrimaryCtxRetain", found)
+        self._device = found
         flags = cuda.CUstream_flags.CU_STREAM_NON_BLOCKING
         self._stream = self._call("cuStreamCreate", int(flags))
         text = self._call("cuDeviceGetName", 256, found)
@@ -121,6 +125,7 @@ class CudaDriver:
                 "that much free memory",
                 "build for a smaller size or batch, or close what else uses the GPU",
             ) from error
+        self._held.add(int(address))
         return _CudaMemory(self, int(address), size)
 
     def copy_in(self, target: int, source: Array) -> None:
@@ -144,17 +149,28 @@ class CudaDriver:
     def close(self) -> None:
         if self._device is None:
             return
-        device, self._device = self._device, None
-        self._call("cuStreamDestroy", self._stream)
-        self._call("cuDevicePrimaryCtxRelease", device)
+        try:
+            # The context lives on where another driver shares it: what is held goes back now.
+            for address in list(self._held):
+                self.free(address)
+            if self._stream is not None:
+                self._call("cuStreamDestroy", self._stream)
+        finally:
+            device, self._device = self._device, None
+            self._call("cuDevicePrimaryCtxRelease", device)
 
     def free(self, address: int) -> None:
         """Give back what `allocate` gave; its memory calls this."""
-        if self._device is not None:  # with the context all its memory is gone
+        if address in self._held:
+            self._held.remove(address)
             self._call("cuMemFree", address)
 
     def _call(self, name: str, *arguments: Any) -> Any:
         cuda = self._cuda
+        if self._device is not None and not getattr(self._here, "current", False):
+            # A context is current in one thread; a session may move to another between runs.
+            self._here.current = True
+            self._call("cuCtxSetCurrent", self._context)
         status, *answer = getattr(cuda, name)(*arguments)
         if status != cuda.CUresult.CUDA_SUCCESS:
             raise RunError(

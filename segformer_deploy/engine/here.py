@@ -20,6 +20,7 @@ from segformer_deploy.errors import BackendError, MismatchError
 
 if TYPE_CHECKING:
     from segformer_deploy.engine.manifest import Manifest
+    from segformer_deploy.engine.size_range import SizeRange
 
 SOURCE_FILE = "model.onnx"
 """The graph that a folder's plan was built from."""
@@ -36,9 +37,15 @@ def rebuild_command(folder: Path, manifest: Manifest) -> str:
     source = str(folder / SOURCE_FILE)
     words = ["segdeploy", "build-engine", source, "--backend", manifest.backend]
     if manifest.plan is not None:
-        for profile in manifest.plan.profiles:
-            sizes = (profile.opt,) if profile.fixed else (profile.min, profile.opt, profile.max)
-            words += ["--profile", ",".join(map(str, sizes))]
+        stretched = stretched_profile(manifest)
+        if stretched is not None:
+            sizes = {"--opt": stretched.opt}
+            if not stretched.fixed:
+                sizes |= {"--min": stretched.min, "--max": stretched.max}
+            words += [word for name, size in sizes.items() for word in (name, str(size))]
+        for profile in () if stretched else manifest.plan.profiles:
+            ends = (profile.opt,) if profile.fixed else (profile.min, profile.opt, profile.max)
+            words += ["--profile", ",".join(map(str, ends))]
         batch = max(profile.batch for profile in manifest.plan.profiles)
         words += ["--batch", str(batch)] if batch > 1 else []
         for one in capabilities_to_name(manifest.backend):
@@ -46,6 +53,16 @@ def rebuild_command(folder: Path, manifest: Manifest) -> str:
         for name, value in manifest.plan.options.items():
             words += ["--" + name.replace("_", "-"), *([] if value is True else [str(value)])]
     return shlex.join([*words, "--output", str(folder)])
+
+
+def stretched_profile(manifest: Manifest) -> SizeRange | None:
+    """The one profile that is tuned for what every frame is stretched to; None if there is none.
+
+    Where `--opt` asked for that size, the ONNX in the folder still has the model's own rule.
+    """
+    resize, profiles = manifest.spec.resize, manifest.plan.profiles if manifest.plan else ()
+    stretched = len(profiles) == 1 and resize.mode == "stretch" and resize.size == profiles[0].opt
+    return profiles[0] if stretched else None
 
 
 def capabilities_to_name(backend: str) -> tuple[str, ...]:
@@ -83,13 +100,13 @@ def _check_release(folder: Path, manifest: Manifest, plan: PlanFacts, library: L
     title = library.flavour.title
     if built[:3] == here[:3]:
         return
-    if plan.version_compatible and built[0] == here[0] and built <= here:
+    if plan.version_compatible and built[:1] == here[:1] and built <= here:
         return
     raise MismatchError(
         f"{folder} was built with {title} {manifest.backend_version}, and {library.version} "
         "is installed",
         f"{title} {manifest.backend_version}"
-        + (f", or a later {built[0]}.x" if plan.version_compatible else ""),
+        + (", or a later one of the same major version" if plan.version_compatible else ""),
         rebuild_command(folder, manifest),
     )
 

@@ -10,11 +10,11 @@ import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, get_args
 
 from segformer_deploy.engine.plan_facts import PlanFacts, plan_facts_from_dict
 from segformer_deploy.engine.size_range import SizeRange, size_range_from_dict
-from segformer_deploy.errors import EngineFolderError
+from segformer_deploy.errors import EngineFolderError, SpecError
 from segformer_deploy.files import sha256_of_file
 from segformer_deploy.spec import ModelSpec, Precision
 
@@ -133,7 +133,7 @@ def read_manifest(folder: Path) -> Manifest:
         raise EngineFolderError(
             f"{folder} has no {MANIFEST_NAME}", "a complete engine folder", again
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise EngineFolderError(f"{path} does not read ({error})", "JSON", again) from error
     if not isinstance(data, dict) or data.get("format") != MANIFEST_FORMAT:
         found = data.get("format") if isinstance(data, dict) else type(data).__name__
@@ -147,8 +147,9 @@ def read_manifest(folder: Path) -> Manifest:
         )
     try:
         manifest = _manifest_from_sealed(data)
+        _check_kinds(manifest)
         _check_names(manifest)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError, SpecError) as error:
         # The seal can be made by anyone; it does not vouch for the fields.
         raise EngineFolderError(
             f"{path} does not read ({type(error).__name__}: {error})",
@@ -156,6 +157,22 @@ def read_manifest(folder: Path) -> Manifest:
             again,
         ) from error
     return manifest
+
+
+def _check_kinds(manifest: Manifest) -> None:
+    """ValueError or TypeError where a field is of another kind than we write."""
+    m = manifest
+    texts = (m.backend, m.backend_version, m.source_sha256, m.verified, *m.notes, *m.engine_files)
+    strangers = [text for text in (*texts, *m.built_with.values()) if not isinstance(text, str)]
+    if strangers:
+        raise TypeError(f"{strangers[0]!r} where a text belongs")
+    unknown = {m.requested, m.delivered} - set(get_args(Precision))
+    if unknown:
+        raise ValueError(f"the precision {unknown.pop()!r}")
+    if not (0 <= m.min_agreement <= 1 and m.build_seconds >= 0):
+        raise ValueError(f"min_agreement {m.min_agreement}, build_seconds {m.build_seconds}")
+    if m.plan is not None and not any(letter.isdigit() for letter in m.backend_version):
+        raise ValueError(f"the version {m.backend_version!r}")
 
 
 def _check_names(manifest: Manifest) -> None:

@@ -68,6 +68,8 @@ class PlanFacts:
 
 def plan_facts_from_dict(data: Any) -> PlanFacts:
     """Read what `to_dict` wrote; raises KeyError, TypeError or ValueError otherwise."""
+    if not data["runs_on"] or not data["profiles"]:
+        raise ValueError("a plan for no GPU or without profiles")
     return PlanFacts(
         runs_on=tuple(_capability(text) for text in data["runs_on"]),
         system=str(data["system"]),
@@ -77,10 +79,26 @@ def plan_facts_from_dict(data: Any) -> PlanFacts:
         weights_memory_bytes=int(data["weights_memory_bytes"]),
         peak_device_bytes=int(data["peak_device_bytes"]),
         bypassed=tuple(str(name) for name in data["bypassed"]),
-        options=dict(data["options"]),
+        options=_checked_options(data["options"]),
         layers=int(data["layers"]),
         seconds=float(data["seconds"]),
     )
+
+
+_OPTIONS: dict[str, type] = {
+    **dict.fromkeys(("hardware_compatible", "version_compatible", "refit", "tf32"), bool),
+    **dict.fromkeys(("aux_streams", "workspace", "level"), int),
+}
+"""What a plan is built again with: names as on the command line, and their kinds."""
+
+
+def _checked_options(data: Any) -> dict[str, Any]:
+    options: dict[str, Any] = dict(data)
+    for name, value in options.items():
+        kind = _OPTIONS.get(name)
+        if kind is None or kind is not type(value) or value < kind():
+            raise ValueError(f"the option {name!r} as {value!r}")
+    return options
 
 
 def number(sm: str) -> tuple[int, int]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +16,7 @@ from segformer_deploy.engine.trt.flavour import TENSORRT, TENSORRT_RTX, Library,
 from segformer_deploy.engine.trt.runtime import TrtEngine
 from segformer_deploy.engine.trt.validity import check_validity
 from segformer_deploy.errors import BackendError, EngineFolderError
+from segformer_deploy.files import user_cache
 from segformer_deploy.spec import ModelSpec, ResizeRule, default_class_names, default_palette
 
 if TYPE_CHECKING:
@@ -57,15 +61,37 @@ def load_plan(folder: Path, manifest: Manifest, backend: str) -> tuple[TrtEngine
         )
     library, plan, note = check_plan(folder, manifest)
     assert manifest.plan is not None
-    return TrtEngine(library, plan, manifest.plan.profiles, open_driver), note
+    # Of the bytes at hand: a folder that is being built has no hashes yet.
+    cache = _runtime_cache(library, hashlib.sha256(plan).hexdigest())
+    return TrtEngine(library, plan, manifest.plan.profiles, open_driver, cache), note
+
+
+def _runtime_cache(library: Library, sha256: str) -> Path | None:
+    """Where what is compiled of a plan at load is kept: the user's cache, never the folder."""
+    root = user_cache()
+    return None if root is None else root / "runtime" / f"{library.version}-{sha256[:32]}.cache"
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn operating-system errors inside the block into an `EngineFolderError` naming `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise EngineFolderError(
+            f"{path} cannot be read: {error.strerror or error}",
+            "a file that this user may read",
+            f"chmod u+r {path}",
+        ) from error
 
 
 def is_plan(path: Path) -> bool:
     """Whether `path` is a plan file by its ending or first bytes."""
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:
-        return path.suffix in _PLAN_ENDINGS or file.read(4) in _MAGIC
+    with reading(path):
+        if not path.is_file() or path.suffix in _PLAN_ENDINGS:
+            return path.is_file()
+        with path.open("rb") as file:
+            return file.read(4) in _MAGIC
 
 
 def load_trusted_plan(path: Path, *, trust: bool) -> LoadedEngine:
@@ -83,7 +109,8 @@ def load_trusted_plan(path: Path, *, trust: bool) -> LoadedEngine:
             "an engine folder from segdeploy build-engine",
             "build one from the ONNX file; or load it all the same with --trust, if you made it",
         )
-    data = path.read_bytes()
+    with reading(path):
+        data = path.read_bytes()
     library = load_library(_MAGIC.get(data[:4], TENSORRT))
     note = check_validity(library, data, str(path), "segdeploy build-engine")
     engine = TrtEngine(library, data, (), open_driver)
@@ -102,7 +129,7 @@ def _spec_from_borders(
     outputs: tuple[TensorInfo, ...],
     profiles: tuple[SizeRange, ...],
 ) -> ModelSpec:
-    ours = [(one.name, one.dtype) for one in inputs] == [("image", "uint8")]
+    ours = [(one.name, one.dtype, one.shape[3:]) for one in inputs] == [("image", "uint8", (3,))]
     classes = outputs[0].shape[1] if len(outputs) == 1 and len(outputs[0].shape) == 4 else None
     if not ours or classes is None or outputs[0].name != "logits":
         raise EngineFolderError(

@@ -73,7 +73,10 @@ class SizeRange:
 def size_range_from_dict(data: Any) -> SizeRange:
     """Read what `SizeRange.to_dict` wrote."""
     smallest, usual, largest = (FrameSize.parse(data[key]) for key in ("min", "opt", "max"))
-    return SizeRange(smallest, usual, largest, data["batch"])
+    batch = data["batch"]
+    if type(batch) is not int:
+        raise TypeError(f"a batch of {batch!r}")
+    return SizeRange(smallest, usual, largest, batch)
 
 
 def _smaller(a: FrameSize, b: FrameSize) -> FrameSize:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
 from collections.abc import Callable
 from contextlib import suppress
@@ -21,7 +20,7 @@ import numpy.typing as npt
 from segformer_deploy.engine.manifest import Manifest
 from segformer_deploy.engine.session import Array
 from segformer_deploy.errors import EngineFolderError, OutputError, VerificationError
-from segformer_deploy.files import write_text
+from segformer_deploy.files import user_cache, write_text
 from segformer_deploy.spec import FrameSize, Precision
 
 Frame = npt.NDArray[np.uint8]
@@ -90,11 +89,9 @@ def check_golden(folder: Path, manifest: Manifest, segment: Segment) -> float:
 
 def _mark(key: str) -> Path | None:
     """The file that says a check was made, or None where this user has no home to keep it in."""
-    try:
-        root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    except RuntimeError:
-        return None
-    return root / "segdeploy" / "verified" / (hashlib.sha256(key.encode()).hexdigest()[:32])
+    root = user_cache()
+    name = hashlib.sha256(key.encode()).hexdigest()[:32]
+    return None if root is None else root / "verified" / name
 
 
 def _is_marked(mark: Path | None) -> bool:

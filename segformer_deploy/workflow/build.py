@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,12 +15,12 @@ from segformer_deploy.engine.here import GPU_BACKENDS, SOURCE_FILE
 from segformer_deploy.engine.manifest import MANIFEST_NAME, FileRecord, Manifest
 from segformer_deploy.engine.onnx_file import spec_from_onnx
 from segformer_deploy.engine.plan_facts import NOT_VERIFIED
-from segformer_deploy.errors import OutputError
-from segformer_deploy.files import atomic_folder
+from segformer_deploy.errors import OutputError, SegdeployError
+from segformer_deploy.files import atomic_folder, recover_folder
 from segformer_deploy.workflow.choice import REPORT_NAME, Progress, silent
 from segformer_deploy.workflow.job import Job
 from segformer_deploy.workflow.plan import PlanRequest
-from segformer_deploy.workflow.sizes import AskedSizes
+from segformer_deploy.workflow.sizes import AskedSizes, spec_for
 
 if TYPE_CHECKING:
     from segformer_deploy.workflow.precision import PrecisionOptions
@@ -86,11 +87,13 @@ def build_engine(
     """
     EngineOptions(options.backend)
     started = time.perf_counter()
-    spec = spec_from_onnx(onnx).stretched_to(options.sizes.opt)
+    if options.output is not None:
+        recover_folder(options.output)  # the graph may lie in it
+    spec = spec_for(spec_from_onnx(onnx), options.sizes)
     asked = options.precision.precision if options.precision else spec.precision
     folder = options.output or _default_folder(onnx, asked, options.backend)
     _refuse_to_destroy(folder, onnx)
-    with atomic_folder(folder) as temporary:
+    with atomic_folder(folder) as temporary, _named(temporary, folder):
         manifest = _faster(Job(onnx, temporary, spec, options, say, progress))
         manifest = replace(
             manifest,
@@ -100,6 +103,20 @@ def build_engine(
         (temporary / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")
         report = _report_in(temporary) if options.precision else None
     return BuildReport(folder, manifest, report)
+
+
+@contextmanager
+def _named(temporary: Path, folder: Path) -> Iterator[None]:
+    """Errors name the folder as the user does, not by its name while it is built."""
+    try:
+        yield
+    except SegdeployError as error:
+        error.found, error.expected, error.next_step = (
+            text.replace(str(temporary), str(folder))
+            for text in (error.found, error.expected, error.next_step)
+        )
+        error.args = (error.found,)
+        raise
 
 
 def _report_in(folder: Path) -> dict[str, Any]:

@@ -13,8 +13,9 @@ from segformer_deploy.engine.here import SOURCE_FILE
 from segformer_deploy.engine.manifest import MANIFEST_NAME
 from segformer_deploy.engine.package import check_folder
 from segformer_deploy.engine.session import Array, Engine
+from segformer_deploy.engine.size_range import SizeRange
 from segformer_deploy.errors import EngineFolderError, VerificationError
-from segformer_deploy.runtime.golden import GOLDEN_COUNT, golden_frame, write_picture
+from segformer_deploy.runtime.golden import GOLDEN_COUNT, golden_frame, read_picture, write_picture
 from segformer_deploy.runtime.preprocess import prepare
 from segformer_deploy.runtime.segmenter import Segmenter
 from segformer_deploy.spec import FrameSize, ModelSpec
@@ -73,11 +74,14 @@ def write_golden(
     return Golden(tuple(names), tuple(notes), chosen.backend, chosen.engine.name)
 
 
-def carried_golden(onnx: Path, folder: Path, spec: ModelSpec) -> Golden | None:
+def carried_golden(
+    onnx: Path, folder: Path, spec: ModelSpec, profiles: tuple[SizeRange, ...]
+) -> Golden | None:
     """The golden frames of the engine folder that `onnx` lies in, copied to `folder`.
 
     So that a plan is built again on a board that has nothing else to segment them with. None
-    where `onnx` is no such graph, the folder is not whole, or frames are resized otherwise.
+    where `onnx` is no such graph, the folder is not whole, frames are resized otherwise, or these
+    are of a size that `profiles` do not take.
     """
     if onnx.name != SOURCE_FILE or not (onnx.parent / MANIFEST_NAME).is_file():
         return None
@@ -87,11 +91,19 @@ def carried_golden(onnx: Path, folder: Path, spec: ModelSpec) -> Golden | None:
         return None
     if old.spec != spec or not old.golden:
         return None
+    if not all(_fits(onnx.parent / frame, spec, profiles) for frame, _ in old.golden):
+        return None
     (folder / GOLDEN_FOLDER).mkdir()
     for name in (name for pair in old.golden for name in pair):
         shutil.copyfile(onnx.parent / name, folder / name)
     note = f"the golden frames and their class maps are those of {onnx.parent}"
     return Golden(old.golden, (note,), old.backend, old.verified)
+
+
+def _fits(frame: Path, spec: ModelSpec, profiles: tuple[SizeRange, ...]) -> bool:
+    height, width = read_picture(frame).shape[:2]
+    size = spec.resize.network_size(FrameSize(height, width))
+    return any(one.holds(size, 1) for one in profiles)
 
 
 def refuse_nan(engine: Engine, spec: ModelSpec, frame: Array) -> None:

@@ -60,7 +60,7 @@ class Job:
         self.target = (
             plan_target(options.backend, options.plan or PlanRequest()) if self.for_gpu else None
         )
-        self.golden_size = golden_size(spec, self.sizes)
+        self.golden_size = golden_size(spec, self.sizes, self.profiles)
         _copy_source(onnx, folder / SOURCE_FILE)
         self.choice = _choice(onnx, folder, spec, options, self.golden_size, say, progress)
         self.spec = spec.with_(precision=self.choice.delivered)
@@ -92,9 +92,10 @@ class Job:
 
     def _golden(self) -> Golden:
         """The golden frames with the class maps of what runs the folder; of a plan, a CPU's."""
-        carried = carried_golden(self.onnx, self.folder, self.spec) if self.for_gpu else None
-        if carried is not None:
-            return carried
+        if self.for_gpu:
+            carried = carried_golden(self.onnx, self.folder, self.spec, self.profiles)
+            if carried is not None:
+                return carried
         graph = self.folder / SOURCE_FILE
         self.say(
             f"loading the {self.choice.delivered} graph and segmenting {GOLDEN_COUNT} golden frames"

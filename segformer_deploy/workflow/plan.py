@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -24,7 +23,8 @@ from segformer_deploy.engine.trt.build import (
     plan_from_onnx,
 )
 from segformer_deploy.engine.trt.flavour import Library, load_library
-from segformer_deploy.errors import BackendError
+from segformer_deploy.errors import BackendError, VerificationError
+from segformer_deploy.files import user_cache
 from segformer_deploy.runtime.golden import check_golden, golden_frame
 from segformer_deploy.runtime.segmenter import Segmenter
 from segformer_deploy.spec import FrameSize, ModelSpec
@@ -160,11 +160,10 @@ def _timing_cache(library: Library, runs_on: tuple[str, ...]) -> Path | None:
     """What TensorRT learnt of this GPU, kept for the next build in the user's cache."""
     if not library.flavour.timing_cache:
         return None
-    try:
-        root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    except RuntimeError:
+    root = user_cache()
+    if root is None:
         return None
-    return root / "segdeploy" / "timing" / f"{library.version}-sm{runs_on[0]}.cache"
+    return root / "timing" / f"{library.version}-sm{runs_on[0]}.cache"
 
 
 def _shapes(sizes: SizeRange) -> Profile:
@@ -174,7 +173,7 @@ def _shapes(sizes: SizeRange) -> Profile:
     # Tuned for the batch that is asked of it; one frame must always be welcome.
     return {
         "image": (
-            shape(sizes.min, 1 if not sizes.fixed else sizes.batch),
+            shape(sizes.min, 1),
             shape(sizes.opt, sizes.batch),
             shape(sizes.max, sizes.batch),
         )
@@ -215,5 +214,11 @@ def verify_plan(folder: Path, manifest: Manifest) -> str:
             # One class everywhere where the CPU saw several fails here as well.
             check_golden(folder, manifest, segment)
         return engine.name
+    except VerificationError as error:
+        error.next_step = (
+            "nothing was kept: build it in another precision, or by another release of "
+            f"{manifest.backend}"
+        )
+        raise
     finally:
         engine.close()

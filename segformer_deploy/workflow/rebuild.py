@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from segformer_deploy.engine.here import SOURCE_FILE, capabilities_to_name
+from segformer_deploy.engine.here import SOURCE_FILE, capabilities_to_name, stretched_profile
 from segformer_deploy.engine.package import check_folder, check_runs_here
 from segformer_deploy.errors import EngineFolderError, MismatchError
+from segformer_deploy.files import recover_folder
 from segformer_deploy.workflow.build import BuildOptions, BuildReport, build_engine
 from segformer_deploy.workflow.choice import Progress, silent
 from segformer_deploy.workflow.plan import PlanRequest
@@ -35,7 +36,9 @@ def rebuild(
             "the options of build-engine",
             "build it again from its ONNX with segdeploy build-engine",
         ) from error
-    sizes = AskedSizes(profiles=plan.profiles)
+    one = stretched_profile(manifest)
+    sizes = AskedSizes(one.opt, one.min, one.max, one.batch) if one else None
+    sizes = sizes or AskedSizes(profiles=plan.profiles)
     options = BuildOptions(manifest.backend, sizes, output=folder, plan=request)
     return build_engine(folder / SOURCE_FILE, options, say, progress)
 
@@ -47,6 +50,7 @@ def rebuild_where_needed(
 
     Whatever else keeps it from running here is raised: another build would not mend that.
     """
+    recover_folder(folder)
     if not folder.is_dir():
         return False
     try:

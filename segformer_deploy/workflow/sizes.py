@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from segformer_deploy.engine.size_range import SizeRange
-from segformer_deploy.errors import SpecError
+from segformer_deploy.errors import FrameError, SpecError
 from segformer_deploy.spec import SMALLEST_NETWORK_SIDE, FrameSize, ModelSpec, ResizeRule
 
 UNLIMITED = 1 << 16
@@ -59,14 +59,35 @@ def profiles(spec: ModelSpec, asked: AskedSizes) -> tuple[SizeRange, ...]:
     if asked.profiles:
         return asked.profiles
     batch = asked.batch or 1
-    if asked.min or asked.opt or asked.max:
-        opt = asked.opt or spec.resize.size or _middle(asked)
+    rule = _from_rule(spec.resize, batch)
+    opt = asked.opt or spec.resize.size
+    if opt is not None:
         return (SizeRange(asked.min or opt, opt, asked.max or opt, batch),)
-    return (_from_rule(spec.resize, batch),)
+    # No one size: what was not asked is the rule's, as far as what was asked leaves it.
+    low, high = asked.min or rule.min, asked.max or rule.max
+    low = low if asked.min else _smaller(low, high)
+    high = high if asked.max else _larger(low, high)
+    return (SizeRange(low, _smaller(_larger(rule.opt, low), high), high, batch),)
 
 
-def _middle(asked: AskedSizes) -> FrameSize:
-    return asked.max or asked.min or _USUAL
+def spec_for(spec: ModelSpec, asked: AskedSizes) -> ModelSpec:
+    """`spec` with the resize rule that goes with the sizes asked for.
+
+    Frames are stretched to `opt`; and where a model stretches them to a size that none of the
+    profiles holds, to the first profile's.
+    """
+    own = spec.resize.size
+    if own is not None and asked.profiles and not any(one.holds(own, 1) for one in asked.profiles):
+        return spec.stretched_to(asked.profiles[0].opt)
+    return spec.stretched_to(asked.opt)
+
+
+def _smaller(a: FrameSize, b: FrameSize) -> FrameSize:
+    return FrameSize(min(a.height, b.height), min(a.width, b.width))
+
+
+def _larger(a: FrameSize, b: FrameSize) -> FrameSize:
+    return FrameSize(max(a.height, b.height), max(a.width, b.width))
 
 
 def _from_rule(rule: ResizeRule, batch: int) -> SizeRange:
@@ -91,11 +112,22 @@ def whole_range(ranges: tuple[SizeRange, ...]) -> SizeRange:
     return SizeRange(smallest, ranges[0].opt, largest, max(one.batch for one in ranges))
 
 
-def golden_size(spec: ModelSpec, sizes: SizeRange | None) -> FrameSize:
-    """A frame size that enters the network as it is, inside the range that was asked for."""
+def golden_size(
+    spec: ModelSpec, sizes: SizeRange | None, profiles: tuple[SizeRange, ...] = ()
+) -> FrameSize:
+    """A frame size that enters the network as it is, inside the range that was asked for.
+
+    Of a plan: inside one of its profiles; `sizes` also holds what lies between them.
+    """
     size = spec.resize.network_size(
         spec.resize.size or (sizes.opt if sizes else DEFAULT_GOLDEN_SIZE)
     )
     if sizes is not None:
         sizes.check(size, 1)
+    if profiles and not any(one.holds(size, 1) for one in profiles):
+        raise FrameError(
+            f"network size {size}, which frames get by this model's rule: {spec.resize}",
+            "a profile that holds it, of " + "; ".join(map(str, profiles)),
+            f"add --profile {size}",
+        )
     return size

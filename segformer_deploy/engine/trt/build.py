@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from segformer_deploy.engine.trt.flavour import Library
 from segformer_deploy.engine.trt.journal import Journal, logger_for
 from segformer_deploy.engine.trt.monitor import cancellable, monitor_for
 from segformer_deploy.engine.trt.network import network_from_onnx
-from segformer_deploy.errors import BackendError, BuildError
+from segformer_deploy.errors import BackendError, BuildError, OutputError
 from segformer_deploy.files import write_bytes
 
 if TYPE_CHECKING:
@@ -165,6 +166,7 @@ class _Build:
         started = time.perf_counter()
         bypass = Bypass(self.library, self.parsed.network)
         bypassed: list[str] = []
+        errors: list[str] = []
         for _ in range(MAX_BYPASSES):
             config = self._config()
             data = self.builder.build_serialized_network(self.parsed.network, config)
@@ -247,7 +249,10 @@ class _Build:
         return config
 
     def _lend_timings(self, config: trt.IBuilderConfig, path: Path) -> None:
-        old = path.read_bytes() if path.is_file() else b""
+        try:
+            old = path.read_bytes() if path.is_file() else b""
+        except OSError:
+            old = b""
         cache: trt.ITimingCache = config.create_timing_cache(old)
         # False where it was made on another kind of GPU or by another release: begin anew.
         if not config.set_timing_cache(cache, ignore_mismatch=False):
@@ -259,7 +264,9 @@ class _Build:
             return
         cache: trt.ITimingCache = config.get_timing_cache()
         data = cache.serialize()
-        write_bytes(path, bytes(data))
+        # A home that cannot be written to costs the next build time, never this one its plan.
+        with suppress(OutputError):
+            write_bytes(path, bytes(data))
 
 
 def _set_capabilities(api: Any, config: trt.IBuilderConfig, capabilities: tuple[str, ...]) -> None:

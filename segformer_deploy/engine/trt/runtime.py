@@ -7,6 +7,7 @@ contexts of one engine cost what they use, and a small size does not pay for a l
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from segformer_deploy.engine.session import (
     network_output_shapes,
 )
 from segformer_deploy.engine.size_range import SizeRange
+from segformer_deploy.engine.trt.context import open_context
 from segformer_deploy.engine.trt.flavour import Library
 from segformer_deploy.engine.trt.journal import Journal, logger_for
 from segformer_deploy.errors import BackendError, RunError
@@ -40,6 +42,7 @@ class TrtEngine:
         plan: the bytes; the caller has checked whose they are.
         profiles: the sizes of the plan's profiles, in its order; empty asks the plan.
         open_driver: opens the GPU, once per session: CUDA contexts belong to a thread.
+        cache: file of what RTX compiles at load, for the next load; None keeps nothing.
 
     Raises BackendError where the library refuses the plan.
     """
@@ -50,9 +53,10 @@ class TrtEngine:
         plan: bytes,
         profiles: tuple[SizeRange, ...],
         open_driver: Callable[[], Driver],
+        cache: Path | None = None,
     ) -> None:
         api = library.api
-        self.library = library
+        self.library, self.cache = library, cache
         self.open_driver = open_driver
         self.journal = Journal()
         # The primary context, which the library will share, is made first.
@@ -68,7 +72,7 @@ class TrtEngine:
         self.engine: trt.ICudaEngine | None = engine
         self.name = f"{library.name} ({self._driver.name})"
         self.inputs, self.outputs = _borders(api, engine)
-        self.profiles = profiles or _profiles(engine)
+        self.profiles = profiles or _profiles(engine, self.inputs)
 
     def _refused(self) -> BackendError:
         said = " ".join("; ".join(self.journal.errors[:2]).split())[:400]
@@ -121,11 +125,10 @@ class TrtSession:
     """One execution context with its own stream, context memory and buffers."""
 
     def __init__(self, engine: TrtEngine, cuda_engine: trt.ICudaEngine) -> None:
-        api = engine.library.api
         self._engine, self._cuda_engine = engine, cuda_engine
         self._driver: Driver | None = engine.open_driver()
-        strategy = api.ExecutionContextAllocationStrategy.USER_MANAGED
-        context: trt.IExecutionContext = cuda_engine.create_execution_context(strategy)
+        self._opened = open_context(engine.library, cuda_engine, engine.cache)
+        context: trt.IExecutionContext | None = self._opened.execution
         if context is None:
             self._driver.close()
             raise engine._refused()
@@ -205,22 +208,32 @@ class TrtSession:
             return
         driver, self._driver = self._driver, None
         self._buffers = {}
+        self._opened.keep()
         # Before the driver's context goes: their memory lies in it.
-        del self._context, self._cuda_engine
+        del self._context, self._opened, self._cuda_engine
         for block in self._memory.values():
             block.close()
         self._memory = {}
         driver.close()
 
 
-def _profiles(engine: trt.ICudaEngine) -> tuple[SizeRange, ...]:
-    """The sizes of `image` that the plan itself states."""
+def _profiles(engine: trt.ICudaEngine, inputs: tuple[TensorInfo, ...]) -> tuple[SizeRange, ...]:
+    """The sizes of `image` that the plan itself states; none where it has no such input."""
+    if not any(one.name == "image" and len(one.shape) == 4 for one in inputs):
+        return ()
     found = []
     for index in range(engine.num_optimization_profiles):
         shapes = [tuple(one) for one in engine.get_tensor_profile_shape("image", index)]
         sizes = [FrameSize(shape[1], shape[2]) for shape in shapes]
         found.append(SizeRange(sizes[0], sizes[1], sizes[2], shapes[2][0]))
     return tuple(found)
+
+
+def _dtype_name(api: Any, dtype: trt.DataType) -> str:
+    try:
+        return str(np.dtype(api.nptype(dtype)).name)
+    except TypeError:  # BF16, FP8: never at our borders, but a stranger's plan may have them
+        return str(dtype.name).lower()
 
 
 def _borders(
@@ -231,7 +244,7 @@ def _borders(
     for index in range(engine.num_io_tensors):
         name = engine.get_tensor_name(index)
         shape = tuple(None if size < 0 else int(size) for size in engine.get_tensor_shape(name))
-        dtype = np.dtype(api.nptype(engine.get_tensor_dtype(name))).name
+        dtype = _dtype_name(api, engine.get_tensor_dtype(name))
         is_input = engine.get_tensor_mode(name) == api.TensorIOMode.INPUT
         (inputs if is_input else outputs).append(TensorInfo(name, dtype, shape))
     return tuple(inputs), tuple(outputs)
