@@ -51,7 +51,7 @@ class FrameSize:
     @classmethod
     def parse(cls, text: str) -> FrameSize:
         """Read ``512x1024`` (height first) or ``512`` (a square)."""
-        found = re.fullmatch(r"\s*(\d+)(?:\s*[xX]\s*(\d+))?\s*", text)
+        found = re.fullmatch(r"\s*(\d{1,9})(?:\s*[xX]\s*(\d{1,9}))?\s*", text)
         if not found:
             raise SpecError(f"size '{text}'", "HEIGHTxWIDTH in pixels, for example 512x1024")
         return cls(int(found[1]), int(found[2] or found[1]))

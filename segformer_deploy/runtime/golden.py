@@ -75,6 +75,12 @@ def check_golden(folder: Path, manifest: Manifest, segment: Segment) -> float:
     for frame_name, map_name in manifest.golden:
         expected = read_picture(folder / map_name)
         answer = segment(read_picture(folder / frame_name))
+        if answer.shape != expected.shape:
+            raise EngineFolderError(
+                f"{folder / map_name} is {expected.shape[0]}x{expected.shape[1]}, its frame is not",
+                "a class map of the frame's size",
+                "build the engine again",
+            )
         agreement = float(np.mean(answer == expected))
         worst = min(worst, agreement)
         if agreement < manifest.min_agreement:

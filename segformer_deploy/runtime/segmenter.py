@@ -84,7 +84,12 @@ class Segmenter:
         self.last_stages_ms: dict[str, float] = {}
         self._input = np.empty((0, 0, 0, 3), np.uint8)
         self._resize = spec.resize
-        self._session = engine.session()
+        try:
+            self._session = engine.session()
+        except BaseException:
+            if self._owned is not None:
+                self._owned.close()
+            raise
         if self._manifest is not None:
             self._check_on_device(folder, self._manifest)
         if size is not None:

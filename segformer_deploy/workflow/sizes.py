@@ -99,8 +99,14 @@ def _from_rule(rule: ResizeRule, batch: int) -> SizeRange:
     assert rule.short_side is not None
     short = rule.short_side
     longest = max(rule.long_side or 2 * short, short)
-    usual = rule.network_size(FrameSize(1080, 1920))  # what most cameras give
-    return SizeRange(_SMALLEST, usual, FrameSize(short, longest), batch)
+    return SizeRange(_SMALLEST, _of_a_camera(rule, short), FrameSize(short, longest), batch)
+
+
+def _of_a_camera(rule: ResizeRule, short: int) -> FrameSize:
+    try:
+        return rule.network_size(FrameSize(1080, 1920))  # what most cameras give
+    except FrameError:  # too low for the network; squares are not
+        return FrameSize(short, short)
 
 
 def whole_range(ranges: tuple[SizeRange, ...]) -> SizeRange:

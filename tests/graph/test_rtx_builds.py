@@ -1,6 +1,6 @@
 """FP16, INT8 and mixed graphs parse and build with TensorRT-RTX, which needs no GPU for it.
 
-Needs the extra `tensorrt-rtx`; without it there is nothing to ask.
+Needs the extra `tensorrt-rtx`, which `make test-slow` installs.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import pytest
 from segformer_deploy.graph.cast_fp16 import cast_fp16
 from segformer_deploy.graph.insert_qdq import Recipe, insert_qdq, quantised_values
 from segformer_deploy.shipped import ONNX_FILE, shipped_file
+from tests.engine.trt.proof import rtx
 
 pytestmark = pytest.mark.slow
 NAMES = (
@@ -45,7 +46,7 @@ def graphs() -> dict[str, onnx.ModelProto]:
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("profile", [STATIC, DYNAMIC], ids=["static", "dynamic"])
 def test_it_parses_and_builds(name: str, profile: Any) -> None:
-    trt = pytest.importorskip("tensorrt_rtx")
+    trt = rtx().api
     logger = trt.Logger(trt.Logger.ERROR)
     builder = trt.Builder(logger)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))

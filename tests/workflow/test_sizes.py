@@ -70,14 +70,9 @@ def test_the_short_side_takes_landscape_frames(
     """Up to the long side that the rule states; without one, up to twice as wide as high."""
     long = None if extra is None else short + extra
     rule = ResizeRule("short_side", None, short, long)
-    try:
-        found = one(rule)
-    except FrameError:
-        # A rule that makes a camera's 16:9 too low for the network.
-        assume(False)
+    found = one(rule)
     assert found.min.height <= found.opt.height <= found.max.height
     assert found.min.width <= found.opt.width <= found.max.width
-    assert found.holds(rule.network_size(FrameSize(1080, 1920)), 1)
     assume(frame.height <= frame.width)
     assume(long is not None or frame.width <= 2 * frame.height)
     try:

@@ -113,7 +113,7 @@ def load_library(backend: str) -> Library:
     flavour = FLAVOURS[backend]
     try:
         api = importlib.import_module(flavour.module)
-    except ImportError as error:
+    except (ImportError, OSError) as error:
         if getattr(error, "name", None) != flavour.module:
             # Installed, but something below it (its C++ libraries) does not load.
             raise BackendError(
