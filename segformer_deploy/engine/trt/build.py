@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -27,6 +28,9 @@ Profile = Mapping[str, tuple[Shape, Shape, Shape]]
 
 MAX_BYPASSES = 8
 """Builds in a row before giving up; each takes as long as the first."""
+
+_ONE_AT_A_TIME = threading.Lock()
+"""Held from a builder's making to its end, also by a build that Ctrl-C has given up on."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +107,29 @@ def plan_from_onnx(
     """
     check_options(library, options.capabilities, options.hardware_compatible)
     cancel = threading.Event()
-    return cancellable(lambda: _Build(library, onnx, options, say, advance, cancel).plan(), cancel)
+
+    def build() -> Plan:
+        with _ONE_AT_A_TIME:
+            try:
+                return _Build(library, onnx, options, say, advance, cancel).plan()
+            except BaseException as error:
+                _let_go(error)
+                raise
+
+    return cancellable(build, cancel)
+
+
+def _let_go(error: BaseException) -> None:
+    """Free the builder that a traceback's frames hold, here and now.
+
+    Its destructor takes the library's lock without letting go of Python's. Left to whoever drops
+    the exception, or to the garbage collector, it would meet the next build, which holds the
+    library's lock while it waits for Python's to report progress: neither would ever go on.
+    """
+    link: BaseException | None = error
+    while link is not None:
+        traceback.clear_frames(link.__traceback__)
+        link = link.__context__
 
 
 def check_options(

@@ -34,6 +34,7 @@ def check_validity(library: Library, plan: bytes, where: str, rebuild: str) -> s
     runtime: rtx.Runtime = api.Runtime(logger_for(api, journal))
     header = plan[: runtime.engine_header_size]
     validity, diagnostics = runtime.get_engine_validity(header)
+    del runtime  # now: an exception's traceback would keep it for whoever drops that
     said = [" ".join(text.split())[:300] for text in journal.errors[:1]]
     why = "; ".join(_reasons(api, int(diagnostics)) or said) or "it does not say why"
     if validity == api.EngineValidity.INVALID:

@@ -143,11 +143,12 @@ class IBuilderConfig:
 
 
 class Builder:
-    __slots__ = ("_logger",)
+    __slots__ = ("__weakref__", "_logger")
     world: World
     api: Any
 
     def __init__(self, logger: ILogger) -> None:
+        self.world.builders.add(self)
         self._logger = checked(logger, ILogger)
         if not self.world.rtx and not self.world.gpu:
             self._error(NO_DRIVER)

@@ -17,6 +17,7 @@
     world.open_driver()                     a FakeDriver on this device: hand this to an engine
     world.held                              bytes that its drivers hold
     world.builds[-1].flags, .timing_cache   one `Build` per build_serialized_network
+    world.builders                          those that are alive
     world.runs                              shapes of the images that were executed
     world.compiled                          RTX: contexts that found no kernels in their cache
     world.touched                           what TensorRT 11 removed and someone used on 10
@@ -32,6 +33,7 @@ from __future__ import annotations
 import enum
 import sys
 import types
+import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -82,6 +84,7 @@ class World:
     capacity: int | None = None
     drivers: list[FakeDriver] = field(default_factory=list)
     builds: list[Build] = field(default_factory=list)
+    builders: weakref.WeakSet[Any] = field(default_factory=weakref.WeakSet)
     runs: list[tuple[int, ...]] = field(default_factory=list)
     compiled: int = 0
     touched: list[str] = field(default_factory=list)

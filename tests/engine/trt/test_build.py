@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import _thread
+import gc
 import re
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -296,3 +298,56 @@ def test_ctrl_c_in_the_midst(build: Make, world: World, library: Library) -> Non
     world.on_step = lambda: None
     assert build().data
     assert len(steps) == count, "the build that was stopped is not running any more"
+
+
+@pytest.fixture
+def no_collector() -> Iterator[None]:
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@every
+@pytest.mark.usefixtures("no_collector")
+def test_no_builder_outlives_its_build(build: Make, world: World) -> None:
+    """One freed later, in the midst of another build, would wait for that one for ever."""
+    build()
+    assert not world.builders
+    world.failures = ["Error Code 10: no implementation", *["Error Code 1"] * 9]
+    with pytest.raises(BuildError) as failed:
+        build()
+    assert not world.builders, "a traceback holds it"
+    with pytest.raises(BuildError) as unread:
+        build(b"junk")
+    assert not world.builders
+    world.failures = []
+    world.on_step = lambda: 1 // 0  # type: ignore[assignment,return-value]
+    with pytest.raises(ZeroDivisionError) as broken:
+        build()
+    assert not world.builders
+    assert all(caught.tb for caught in (failed, unread, broken))
+
+
+@every
+def test_one_build_at_a_time(build: Make, world: World) -> None:
+    inside, go_on = threading.Event(), threading.Event()
+    alive: list[int] = []
+
+    def step() -> None:
+        alive.append(len(world.builders))
+        inside.set()
+        assert go_on.wait(30)
+
+    world.on_step = step
+    plans: list[Plan] = []
+    both = [threading.Thread(target=lambda: plans.append(build())) for _ in range(2)]
+    for thread in both:
+        thread.start()
+    assert inside.wait(30)
+    time.sleep(0.2)
+    assert len(world.builders) == 1, "the second has not even made its builder"
+    go_on.set()
+    for thread in both:
+        thread.join(30)
+    assert set(alive) == {1}
+    assert len(plans) == 2
