@@ -146,3 +146,22 @@ def test_the_readmes_int8_is_the_measured_one() -> None:
     ratios = {name: one["ratio"]["median"] for name, one in speed.items()}
     assert f"runs that INT8 {ratios['native']:.2f} times as fast as its own FP32" in text
     assert f"ONNX Runtime runs it {ratios['onnxruntime']:.2f} times as fast as its FP32" in text
+
+
+def test_the_plans_are_the_built_ones() -> None:
+    text = (ROOT / "docs" / "tensorrt.md").read_text()
+    data = json.loads((ROOT / "benchmarks" / "results" / "rtx-builds.json").read_text())["builds"]
+    for name in {build.rsplit(" ", 1)[0] for build in data if "," not in build}:
+        one, span = data[f"{name} static"], data[f"{name} dynamic"]
+        cells = (
+            name.upper(),
+            f"{one['peak_device_bytes'] / 1e6:.1f}",
+            f"{span['peak_device_bytes'] / 1e6:.0f}",
+            f"{one['weights_memory_bytes'] / 1e6:.1f}",
+            f"{one['seconds']:.1f}",
+            f"{span['seconds']:.1f}",
+        )
+        assert "| " + " | ".join(cells) + " |" in text, name
+    for build in ("b0 fp16 static", "b0 fp16 static, 3 auxiliary streams"):
+        sizes = [data[build][f"{what}_bytes"] for what in ("activation_memory", "peak_device")]
+        assert " | ".join(f"{size / 1e6:.2f} MB" for size in sizes) in text, build
