@@ -19,7 +19,7 @@ endif
 EDGE ?= .venv-edge
 BUILT := pyproject.toml CMakeLists.txt $(LOCK) $(PROOF) $(wildcard segformer_deploy/*/kernels/* segformer_deploy/engine/native/kernels/* models/*/model.*)
 
-.PHONY: demo test test-slow check peers scaling clean
+.PHONY: demo test test-slow check kernels peers scaling clean
 
 # The demo needs the edge side only: no torch, no onnx.
 $(EDGE)/.installed: $(BUILT)
@@ -52,6 +52,11 @@ check: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# The GPU's kernels, compiled again, and the report of them: after every change of their sources.
+kernels: $(VENV)/.installed
+	$(BIN)/python -m segformer_deploy.cuda.compiled --nvrtc $(VENV)/proof
+	$(BIN)/python benchmarks/kernel_report.py
 
 peers: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet -c $(LOCK) -e ".[$(EXTRAS),peers]"

@@ -9,6 +9,7 @@ import typer
 from segformer_deploy.cli.common import (
     Arena,
     Backend,
+    Device,
     EngineArgument,
     Json,
     Provider,
@@ -40,7 +41,11 @@ def command(
     threads: Threads = None,
     backend: Backend = "auto",
     provider: Provider = "cpu",
+    device: Device = "auto",
     arena: Arena = True,
+    timed: Annotated[
+        bool, typer.Option("--timed", help="On a GPU: time each stage there, without CUDA graphs.")
+    ] = False,
     rebuild: Rebuild = False,
     trust: Trust = False,
     json: Json = False,
@@ -63,6 +68,8 @@ def command(
         threads=threads,
         backend=backend,
         provider=provider,
+        device=device,
+        timed=timed,
         arena=arena,
         trust=trust,
     ) as segment:
@@ -82,6 +89,7 @@ def command(
         result: dict[str, Any] = {
             "engine": str(path),
             "backend": segment.engine_name,
+            "device": segment.device,
             "precision": segment.spec.precision,
             "weights": segment.spec.to_dict()["weights"],
             "size": str(network),

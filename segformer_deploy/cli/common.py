@@ -23,10 +23,20 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on std
 Threads = Annotated[
     int | None, typer.Option(min=1, help="Threads; all cores of this process if not given.")
 ]
-Provider = Annotated[str, typer.Option(help="ONNX Runtime provider: cpu, cuda or tensorrt.")]
+Provider = Annotated[
+    str,
+    typer.Option(help="ONNX Runtime's: cpu, cuda, tensorrt, or auto: cuda where it starts."),
+]
 Backend = Annotated[
     str,
     typer.Option(help="native, onnxruntime, tensorrt, tensorrt-rtx, or auto: as it was built."),
+]
+Device = Annotated[
+    str,
+    typer.Option(
+        help="Where frames are resized and class maps made: cpu, cuda, or auto: where the "
+        "network runs, if that can be."
+    ),
 ]
 Trust = Annotated[
     bool, typer.Option("--trust", help="Load a plan file that has no manifest: it is code.")
@@ -146,6 +156,7 @@ def introduce(segment: Segmenter) -> None:
     warn_if_random(segment.spec)
     if segment.note:
         say(f"note: {segment.note}")
+    say(f"device: {segment.device}: {segment.device_how}")
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import typer
 
 from segformer_deploy.cli.common import (
     Backend,
+    Device,
     Json,
     Provider,
     Threads,
@@ -27,6 +28,7 @@ def command(
     threads: Threads = None,
     backend: Backend = "auto",
     provider: Provider = "cpu",
+    device: Device = "auto",
     layers: Annotated[
         bool, typer.Option("--layers", help="Error of every value instead: where do they part?")
     ] = False,
@@ -49,12 +51,14 @@ def command(
 
     files = list_images(images)
     with (
-        Segmenter(a, threads=threads, backend=backend, provider=provider) as first,
-        Segmenter(b, threads=threads, backend=backend, provider=provider) as second,
+        Segmenter(a, threads=threads, backend=backend, provider=provider, device=device) as first,
+        Segmenter(b, threads=threads, backend=backend, provider=provider, device=device) as second,
     ):
         introduce(first)
         if second.note and second.note != first.note:
             say(f"note: {second.note}")
+        if second.device_how != first.device_how:
+            say(f"device of B: {second.device}: {second.device_how}")
         with progress("comparing", len(files)) as advance:
             report = compare(first, second, files, on_image=advance)
     result = {"a": str(a), "b": str(b), **report.to_dict()}

@@ -9,6 +9,7 @@ import typer
 
 from segformer_deploy.cli.common import (
     Backend,
+    Device,
     EngineArgument,
     Json,
     Provider,
@@ -39,6 +40,7 @@ def command(
     threads: Threads = None,
     backend: Backend = "auto",
     provider: Provider = "cpu",
+    device: Device = "auto",
     json: Json = False,
 ) -> None:
     """Measure mIoU, per-class IoU, pixel accuracy and boundary F-score on labelled frames.
@@ -52,7 +54,12 @@ def command(
     path = engine_or_newest(engine)
     pairs = pair_files(images, labels)
     with Segmenter(
-        path, size=parse_size(size), threads=threads, backend=backend, provider=provider
+        path,
+        size=parse_size(size),
+        threads=threads,
+        backend=backend,
+        provider=provider,
+        device=device,
     ) as segment:
         introduce(segment)
         with progress("evaluating", len(pairs)) as advance:

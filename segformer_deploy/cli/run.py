@@ -11,6 +11,7 @@ import typer
 from segformer_deploy.cli.common import (
     Arena,
     Backend,
+    Device,
     EngineArgument,
     Json,
     Provider,
@@ -49,6 +50,7 @@ def command(
     threads: Threads = None,
     backend: Backend = "auto",
     provider: Provider = "cpu",
+    device: Device = "auto",
     arena: Arena = True,
     rebuild: Rebuild = False,
     trust: Trust = False,
@@ -79,6 +81,7 @@ def command(
                 threads=threads,
                 backend=backend,
                 provider=provider,
+                device=device,
                 arena=arena,
                 trust=trust,
             )

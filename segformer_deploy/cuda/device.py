@@ -35,6 +35,8 @@ _MEANINGS = {
     999: "the driver does not say more; the kernel's log (dmesg) may",
 }
 _NAME_BYTES = 256
+NO_DRIVER = "there is no NVIDIA driver"
+"""How `why_none` begins where the library is not there."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,7 @@ def _why_not_loaded(name: str, error: OSError) -> str:
     text = str(error)
     # dlopen says "no such file" also of a library that this one needs; then its name leads.
     if text.startswith(f"{name}:") and "No such file" in text:
-        return f"there is no NVIDIA driver ({name} is not found)"
+        return f"{NO_DRIVER} ({name} is not found)"
     return f"the NVIDIA driver's library does not load ({text})"
 
 

@@ -1,22 +1,34 @@
-"""Device memory, copies and streams: one small protocol, its cuda-python binding, its fake.
+"""What the package asks of a GPU, as one small protocol: memory, streams, events, kernels, graphs.
 
-Every allocation has an owner that error messages name; closing twice is safe. The fake keeps
-"device" memory in host memory, so that what is built on the protocol runs anywhere.
+Bindings lie beside it: `cuda_python`, `pycuda_binding`, and `fake` on host memory; `opening`
+chooses one. All of them hold to this:
+
+- Work on a stream runs in its order, some time after the call; between streams only an event
+  orders it. Nothing waits but `synchronise`, `synchronise_event` and a `close`.
+- Host arrays that a copy names must stay, unchanged (or unread), until the stream was waited for.
+- Calls may come from any thread, one stream from one thread at a time.
+- Whatever a driver gives has a `close()` that is safe twice; closing the driver waits for its
+  streams and takes back all that is still open.
+- Errors are RunError or BackendError: the call, CUDA's name and number, the usual cause.
 """
 
 from __future__ import annotations
 
 import ctypes
-import threading
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from segformer_deploy.errors import BackendError, MissingDependencyError, RunError
+from segformer_deploy.errors import RunError
 
 Array = npt.NDArray[Any]
+Bytes = npt.NDArray[np.uint8]
+Size3 = tuple[int, int, int]
+Arguments = Sequence[Any]
+"""ctypes numbers and structures, in the order of the kernel's parameters."""
 
 
 class Memory(Protocol):
@@ -30,7 +42,69 @@ class Memory(Protocol):
         """In bytes."""
 
     def close(self) -> None:
-        """Give it back; safe to call twice."""
+        """Give it back; work that uses it must be done."""
+
+
+class HostMemory(Protocol):
+    """Host memory that stays where it is, so that copies run beside other work."""
+
+    @property
+    def array(self) -> Bytes:
+        """All of it, uint8; views of it are void after `close`."""
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+
+    def close(self) -> None:
+        """Give it back; work that uses it must be done."""
+
+
+class Stream(Protocol):
+    """A queue of work on the device."""
+
+    @property
+    def handle(self) -> int:
+        """CUstream, for other libraries; RunError once closed."""
+
+    def close(self) -> None:
+        """Wait for its work, and give it back."""
+
+
+class Event(Protocol):
+    """A point in a stream's work."""
+
+    @property
+    def handle(self) -> int:
+        """CUevent, for other libraries; 0 where the binding does not tell it."""
+
+    def close(self) -> None: ...
+
+
+class Function(Protocol):
+    """A kernel; lives as long as its module."""
+
+    @property
+    def name(self) -> str: ...
+
+
+class Module(Protocol):
+    """Kernels on the device."""
+
+    def function(self, name: str) -> Function:
+        """RunError where the module has no kernel of that name."""
+
+    def close(self) -> None:
+        """Unload it; launches of its functions must be done."""
+
+
+class Graph(Protocol):
+    """Work that was captured once, to be launched as one."""
+
+    def launch(self, stream: Stream) -> None: ...
+
+    def close(self) -> None:
+        """Its launches must be done."""
 
 
 @dataclass(frozen=True)
@@ -46,222 +120,110 @@ class Rows:
 
 
 class Driver(Protocol):
-    """What a session needs of a GPU; used by one thread at a time."""
+    """A GPU, as far as the package uses it; see the top of this file."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The GPU's."""
 
     @property
-    def stream(self) -> int:
-        """The handle of the stream that all work below is queued on."""
+    def capability(self) -> tuple[int, int]:
+        """Compute capability: (8, 7) is a Jetson Orin."""
+
+    @property
+    def graphs(self) -> bool:
+        """Whether `capture` is offered."""
 
     def allocate(self, size: int, owner: str) -> Memory:
         """`size` bytes; RunError names `owner` where there are not so many."""
 
-    def copy_in(self, target: int, source: Array) -> None:
-        """Host array (in one piece) -> device address; may be read until `synchronise`."""
+    def allocate_host(self, size: int, owner: str) -> HostMemory:
+        """`size` bytes of pinned host memory; RunError names `owner`."""
 
-    def copy_out(self, target: Array, source: int) -> None:
-        """Device address -> host array (in one piece); filled after `synchronise`."""
+    def open_stream(self) -> Stream:
+        """One that does not wait for the default stream."""
 
-    def copy_rows(self, copy: Rows) -> None:
+    def open_event(self, timing: bool = False) -> Event:
+        """Events for `elapsed_ms` need `timing`; others cost less without it."""
+
+    def copy_in(self, target: int, source: Array, stream: Stream) -> None:
+        """Host array (in one piece) -> device address."""
+
+    def copy_out(self, target: Array, source: int, stream: Stream) -> None:
+        """Device address -> host array (in one piece)."""
+
+    def copy(self, target: int, source: int, size: int, stream: Stream) -> None:
+        """`size` bytes between device addresses."""
+
+    def copy_rows(self, copy: Rows, stream: Stream) -> None:
         """A strided copy on the device."""
 
-    def synchronise(self) -> None:
-        """Wait for everything queued; RunError where any of it failed."""
+    def record(self, event: Event, stream: Stream) -> None:
+        """`event` is where `stream` is now; what waited for an earlier place still does."""
+
+    def wait(self, stream: Stream, event: Event) -> None:
+        """What comes on `stream` runs after `event`'s place; at once if it was never recorded."""
+
+    def synchronise(self, stream: Stream) -> None:
+        """Wait for all of the stream's work; the error of any of it shows here at the latest."""
+
+    def synchronise_event(self, event: Event) -> None:
+        """Wait for the work before the event's place."""
+
+    def elapsed_ms(self, start: Event, end: Event) -> float:
+        """Between two events with timing, both waited for; the device's clock, about 0.5 us."""
+
+    def load_module(self, image: bytes) -> Module:
+        """Of PTX or a cubin; BackendError where this GPU or its driver cannot use it."""
+
+    def launch(
+        self,
+        function: Function,
+        grid: Size3,
+        block: Size3,
+        arguments: Arguments,
+        stream: Stream,
+        shared: int = 0,
+    ) -> None:
+        """Run a kernel; `arguments` are copied now. `shared`: bytes of dynamic shared memory."""
+
+    def capture(self, stream: Stream, work: Callable[[], None]) -> Graph:
+        """What `work` queues on `stream`, as a graph; none of it runs now.
+
+        `work` may neither wait nor allocate. An exception in it ends the capture and passes
+        on. BackendError where `graphs` is false.
+        """
+
+    def memory_info(self) -> tuple[int, int]:
+        """(free, total) bytes of the device, all programs counted."""
 
     def close(self) -> None:
-        """Give back the stream and the context; safe to call twice."""
+        """Wait, take everything back, leave the context."""
 
 
-class CudaDriver:
-    """The protocol by cuda-python on a GPU's primary context, which other libraries share.
-
-    Raises MissingDependencyError without cuda-python, BackendError without a usable GPU.
-    """
-
-    def __init__(self, device: int = 0) -> None:
-        try:
-            from cuda.bindings import driver
-        except ImportError as error:
-            raise MissingDependencyError("cuda.bindings", "cuda", "device memory") from error
-        self._cuda = driver
-        self._device: Any = None
-        self._stream: Any = None
-        self._here = threading.local()
-        self._held: set[int] = set()
-        try:
-            self._open(device)
-        except (RunError, RuntimeError) as error:
-            # RuntimeError: cuda-python found no libcuda.so.1 at all.
-            self.close()
-            raise BackendError(
-                f"the GPU cannot be used: {getattr(error, 'found', error)}",
-                "an NVIDIA GPU with its driver",
-                "segdeploy doctor says what is here",
-            ) from error
-
-    def _open(self, device: int) -> None:
-        cuda = self._cuda
-        self._call("cuInit", 0)
-        found = self._call("cuDeviceGet", device)
-        self._context = self._call("cuDevicePrimaryCtxRetain", found)
-        self._device = found
-        flags = cuda.CUstream_flags.CU_STREAM_NON_BLOCKING
-        self._stream = self._call("cuStreamCreate", int(flags))
-        text = self._call("cuDeviceGetName", 256, found)
-        self.name = bytes(text).split(b"\0")[0].decode()
-
-    @property
-    def stream(self) -> int:
-        return int(self._stream)
-
-    def allocate(self, size: int, owner: str) -> Memory:
-        try:
-            address = self._call("cuMemAlloc", size)
-        except RunError as error:
-            raise RunError(
-                f"{size / 1e6:.1f} MB of device memory for {owner}: {error.found}",
-                "that much free memory",
-                "build for a smaller size or batch, or close what else uses the GPU",
-            ) from error
-        self._held.add(int(address))
-        return _CudaMemory(self, int(address), size)
-
-    def copy_in(self, target: int, source: Array) -> None:
-        self._call("cuMemcpyHtoDAsync", target, source.ctypes.data, source.nbytes, self._stream)
-
-    def copy_out(self, target: Array, source: int) -> None:
-        self._call("cuMemcpyDtoHAsync", target.ctypes.data, source, target.nbytes, self._stream)
-
-    def copy_rows(self, copy: Rows) -> None:
-        cuda = self._cuda
-        order = cuda.CUDA_MEMCPY2D()
-        order.srcMemoryType = order.dstMemoryType = cuda.CUmemorytype.CU_MEMORYTYPE_DEVICE
-        order.srcDevice, order.srcPitch = cuda.CUdeviceptr(copy.source), copy.source_pitch
-        order.dstDevice, order.dstPitch = cuda.CUdeviceptr(copy.target), copy.target_pitch
-        order.WidthInBytes, order.Height = copy.width, copy.rows
-        self._call("cuMemcpy2DAsync", order, self._stream)
-
-    def synchronise(self) -> None:
-        self._call("cuStreamSynchronize", self._stream)
-
-    def close(self) -> None:
-        if self._device is None:
-            return
-        try:
-            # The context lives on where another driver shares it: what is held goes back now.
-            for address in list(self._held):
-                self.free(address)
-            if self._stream is not None:
-                self._call("cuStreamDestroy", self._stream)
-        finally:
-            device, self._device = self._device, None
-            self._call("cuDevicePrimaryCtxRelease", device)
-
-    def free(self, address: int) -> None:
-        """Give back what `allocate` gave; its memory calls this."""
-        if address in self._held:
-            self._held.remove(address)
-            self._call("cuMemFree", address)
-
-    def _call(self, name: str, *arguments: Any) -> Any:
-        cuda = self._cuda
-        if self._device is not None and not getattr(self._here, "current", False):
-            # A context is current in one thread; a session may move to another between runs.
-            self._here.current = True
-            self._call("cuCtxSetCurrent", self._context)
-        status, *answer = getattr(cuda, name)(*arguments)
-        if status != cuda.CUresult.CUDA_SUCCESS:
-            raise RunError(
-                f"{name} failed: {status.name} ({int(status)})",
-                "CUDA_SUCCESS",
-                "segdeploy doctor says which driver and GPU are here",
-            )
-        return answer[0] if answer else None
-
-
-@dataclass
-class _CudaMemory:
-    driver: CudaDriver
-    address: int
-    size: int
-    _open: bool = True
-
-    def close(self) -> None:
-        if self._open:
-            self._open = False
-            self.driver.free(self.address)
-
-
-@dataclass
-class FakeDriver:
-    """The protocol on host memory, for tests: counts, checks bounds, runs out where told.
-
-    Attributes:
-        capacity: bytes that may be held at once; None for no limit.
-        held, peak: bytes now, and the most at any moment.
-    """
-
-    capacity: int | None = None
-    name: str = "fake device"
-    stream: int = 1
-    held: int = 0
-    peak: int = 0
-    closed: bool = False
-    _blocks: dict[int, Array] = field(default_factory=dict)
-
-    def allocate(self, size: int, owner: str) -> Memory:
-        if self.capacity is not None and self.held + size > self.capacity:
-            raise RunError(
-                f"{size / 1e6:.1f} MB of device memory for {owner}: the device has "
-                f"{self.capacity / 1e6:.1f} MB, {self.held / 1e6:.1f} are in use",
-                "that much free memory",
-            )
-        block = np.full(size, 0xA5, np.uint8)  # nothing may rely on zeros
-        address = int(block.ctypes.data)
-        self._blocks[address] = block
-        self.held += size
-        self.peak = max(self.peak, self.held)
-        return _FakeMemory(self, address, size)
-
-    def free(self, address: int) -> None:
-        self.held -= self._blocks.pop(address).size
-
-    def view(self, address: int, size: int) -> Array:
-        """The bytes at a device address; RunError where they lie outside every allocation."""
-        for start, block in self._blocks.items():
-            if start <= address and address + size <= start + block.size:
-                return block[address - start : address - start + size]
-        raise RunError(f"{size} bytes at {address:#x} are no device memory", "an allocation")
-
-    def copy_in(self, target: int, source: Array) -> None:
-        self.view(target, source.nbytes)[...] = source.reshape(-1).view(np.uint8)
-
-    def copy_out(self, target: Array, source: int) -> None:
-        ctypes.memmove(
-            target.ctypes.data, self.view(source, target.nbytes).ctypes.data, target.nbytes
+def check_source(source: Array) -> None:
+    """Refuse an array whose bytes do not lie in one piece: the device would read others."""
+    if not source.flags.c_contiguous:
+        raise RunError(
+            f"a copy to the device of an array in pieces (strides {source.strides})",
+            "one whose bytes lie in order",
+            "numpy.ascontiguousarray",
         )
 
-    def copy_rows(self, copy: Rows) -> None:
-        for row in range(copy.rows):
-            source = self.view(copy.source + row * copy.source_pitch, copy.width)
-            self.view(copy.target + row * copy.target_pitch, copy.width)[...] = source
 
-    def synchronise(self) -> None: ...
+def check_target(target: Array) -> None:
+    """Refuse an array that cannot be filled as one piece."""
+    if not (target.flags.c_contiguous and target.flags.writeable):
+        raise RunError(
+            f"a copy from the device to an array in pieces (strides {target.strides}) or read-only",
+            "one whose bytes lie in order and may be written",
+        )
 
-    def close(self) -> None:
-        self.closed = True
 
-
-@dataclass
-class _FakeMemory:
-    driver: FakeDriver
-    address: int
-    size: int
-    _open: bool = True
-
-    def close(self) -> None:
-        if self._open:
-            self._open = False
-            self.driver.free(self.address)
+def packed(arguments: Arguments) -> bytes:
+    """The kernel's parameters as they lie in its parameter space: each at its alignment."""
+    block = bytearray()
+    for argument in arguments:
+        block.extend(bytes(-len(block) % ctypes.alignment(argument)))
+        block.extend(bytes(argument))
+    return bytes(block)

@@ -1,4 +1,4 @@
-"""ONNX Runtime as an engine: CPU by default; CUDA and TensorRT providers by name."""
+"""ONNX Runtime as an engine on host arrays, by any of its providers; `ort_device` is the GPU's."""
 
 from __future__ import annotations
 
@@ -10,9 +10,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from segformer_deploy.engine.cores import usable_cores
+from segformer_deploy.engine.onnx_file import spec_from_onnx
+from segformer_deploy.engine.ort_providers import (
+    PROVIDERS,
+    Wish,
+    check_taken,
+    checked_provider,
+    not_started,
+    provider_list,
+)
 from segformer_deploy.engine.session import (
     Array,
     Arrays,
+    Session,
     Shape,
     TensorInfo,
     checked_image,
@@ -23,16 +33,13 @@ from segformer_deploy.errors import (
     MissingDependencyError,
     OnnxFileError,
     RunError,
+    SegdeployError,
 )
+from segformer_deploy.files import user_cache
 
 if TYPE_CHECKING:
     import onnxruntime
 
-PROVIDERS = {
-    "cpu": "CPUExecutionProvider",
-    "cuda": "CUDAExecutionProvider",
-    "tensorrt": "TensorrtExecutionProvider",
-}
 _DTYPES = {
     "tensor(uint8)": "uint8",
     "tensor(int32)": "int32",
@@ -48,7 +55,8 @@ class OrtOptions:
     Attributes:
         provider: ``cpu``, ``cuda`` or ``tensorrt``.
         threads: of one operator; 0 takes all cores this process may use.
-        arena: keep freed memory for the next run: a little faster, noticeably larger.
+        arena: keep freed memory for the next run: a little faster, noticeably larger. On a GPU
+            it is always kept; without `arena` it grows by no more than is asked for.
         as_written: carry out Q and DQ one by one in FP32 instead of with integer kernels, which
             saturate on some processors: slower, and the numbers that the file states.
     """
@@ -74,18 +82,6 @@ def import_onnxruntime() -> Any:
     return onnxruntime
 
 
-def _checked_provider(ort: Any, provider: str) -> str:
-    name = PROVIDERS[provider]
-    available = ort.get_available_providers()
-    if name not in available:
-        raise BackendError(
-            f"this onnxruntime has no {name} (it has: {', '.join(available)})",
-            "an onnxruntime built with it",
-            'pip uninstall onnxruntime; pip install "segformer-deploy[gpu]"',
-        )
-    return name
-
-
 def _session_options(ort: Any, options: OrtOptions) -> Any:
     settings = ort.SessionOptions()
     settings.intra_op_num_threads = options.threads or usable_cores()
@@ -104,41 +100,68 @@ def _session_options(ort: Any, options: OrtOptions) -> Any:
 class OrtEngine:
     """An ONNX file loaded by ONNX Runtime.
 
-    Raises BackendError where the provider is missing and OnnxFileError where the file does
-    not load.
+    Raises BackendError where the provider is missing or does not start, and OnnxFileError where
+    the file does not load.
     """
 
     def __init__(self, path: Path, options: OrtOptions | None = None) -> None:
-        self.options = options or OrtOptions()
-        ort = import_onnxruntime()
-        provider = _checked_provider(ort, self.options.provider)
+        self.options, self._path = options or OrtOptions(), path
+        self.ort = import_onnxruntime()
+        provider = checked_provider(self.ort, self.options.provider)
+        self._session: onnxruntime.InferenceSession | None = self._load()
+        self.name = f"onnxruntime {self.ort.__version__} ({provider})"
+        self.inputs = tuple(_info(node) for node in self._session.get_inputs())
+        self.outputs = tuple(_info(node) for node in self._session.get_outputs())
+
+    def _load(self, stream: int | None = None) -> onnxruntime.InferenceSession:
+        """A session of ONNX Runtime's, on this CUDA stream where it is on a GPU."""
+        ort, options = self.ort, self.options
         try:
-            self._session: onnxruntime.InferenceSession | None = ort.InferenceSession(
-                str(path), _session_options(ort, self.options), providers=[provider]
-            )
+            session = self._session_on(provider_list(options.provider, self._wish(stream)))
+        except SegdeployError:
+            raise
         except Exception as error:
             # onnxruntime raises a class per status code, all straight below Exception.
+            said = _first_line(error)
+            if options.provider != "cpu" and self._loads_on_cpu():
+                raise not_started(options.provider, ort.__version__, said) from error
             raise OnnxFileError(
-                f"{path} does not load in onnxruntime {ort.__version__}: {_first_line(error)}",
+                f"{self._path} does not load in onnxruntime {ort.__version__}: {said}",
                 "an ONNX file exported by segdeploy",
                 "export it again, or copy it again if it came from elsewhere",
             ) from error
-        chosen = self._session.get_providers()
-        if chosen[0] != provider:
-            # onnxruntime drops a provider that fails to start and carries on with the CPU.
-            raise BackendError(
-                f"{provider} could not be started; onnxruntime chose {chosen[0]}",
-                f"{provider}, as asked",
-                "run with --provider cpu, or mend the GPU libraries that it needs",
-            )
-        self.name = f"onnxruntime {ort.__version__} ({provider})"
-        self.inputs = tuple(_info(node) for node in self._session.get_inputs())
-        self.outputs = tuple(_info(node) for node in self._session.get_outputs())
+        check_taken(session, options.provider, stream)
+        return session
+
+    def _wish(self, stream: int | None) -> Wish:
+        if self.options.provider != "tensorrt":
+            return Wish(stream, self.options.arena)
+        root = user_cache()
+        cache = None if root is None else root / "onnxruntime-tensorrt"
+        return Wish(stream, self.options.arena, spec_from_onnx(self._path).precision, cache)
+
+    def _session_on(
+        self, providers: list[tuple[str, dict[str, str]]]
+    ) -> onnxruntime.InferenceSession:
+        settings = _session_options(self.ort, self.options)
+        # With its fallback on, onnxruntime prints to stdout and takes the CPU, now or in any run.
+        session: onnxruntime.InferenceSession = self.ort.InferenceSession(
+            str(self._path), settings, providers=providers, enable_fallback=0
+        )
+        return session
+
+    def _loads_on_cpu(self) -> bool:
+        """Whether the file is sound, so that the provider is at fault: asked, not guessed."""
+        try:
+            self._session_on(provider_list("cpu", Wish()))
+        except Exception:
+            return False
+        return True
 
     def output_shapes(self, input_shapes: Mapping[str, Shape]) -> dict[str, Shape]:
         return network_output_shapes(self.outputs, input_shapes["image"])
 
-    def session(self) -> OrtSession:
+    def session(self) -> Session:
         if self._session is None:
             raise RunError("a closed engine was asked for a session", "an open one")
         return OrtSession(self, self._session)
@@ -153,7 +176,7 @@ class OrtSession:
     def __init__(self, engine: OrtEngine, session: onnxruntime.InferenceSession) -> None:
         self._engine = engine
         self._session: onnxruntime.InferenceSession | None = session
-        self._binding = session.io_binding()
+        self._binding: Any = session.io_binding()
         self._buffers: dict[str, Array] = {}
 
     def run(self, arrays: Arrays) -> dict[str, Array]:
@@ -161,15 +184,7 @@ class OrtSession:
             raise RunError("a closed session was run", "an open one")
         image = checked_image(arrays)
         self._bind(image)
-        try:
-            self._session.run_with_iobinding(self._binding)
-        except Exception as error:
-            raise RunError(
-                f"onnxruntime failed on an input of {'x'.join(map(str, image.shape))}: "
-                f"{_first_line(error)}",
-                "a run without error",
-                "try a smaller --size, or --provider cpu",
-            ) from error
+        run_bound(self._session, self._binding, image.shape)
         return self._buffers
 
     def _bind(self, image: Array) -> None:
@@ -188,8 +203,21 @@ class OrtSession:
                 )
 
     def close(self) -> None:
-        self._session = None
+        # The binding holds the session, and with it the weights.
+        self._session = self._binding = None
         self._buffers = {}
+
+
+def run_bound(session: Any, binding: Any, shape: Shape, settings: Any = None) -> None:
+    """Run what is bound, with `settings` (RunOptions); RunError where onnxruntime fails."""
+    try:
+        session.run_with_iobinding(binding, settings)
+    except Exception as error:
+        raise RunError(
+            f"onnxruntime failed on an input of {'x'.join(map(str, shape))}: {_first_line(error)}",
+            "a run without error",
+            "try a smaller --size, or --provider cpu",
+        ) from error
 
 
 def _info(node: Any) -> TensorInfo:

@@ -13,6 +13,7 @@ from pathlib import Path
 from segformer_deploy.engine.backend import (
     AUTO,
     BACKENDS,
+    NATIVE,
     ONNXRUNTIME,
     EngineOptions,
     engine_from_onnx,
@@ -61,7 +62,9 @@ def load_engine(path: Path, options: EngineOptions | None = None) -> LoadedEngin
         return load_trusted_plan(path, trust=options.trust)
     manifest = check_folder(path)
     _check_backend(path, manifest)
-    if options.backend == AUTO and options.provider == "cpu":
+    # Native has no providers: where one may be chosen, ONNX Runtime is in the race.
+    free = options.provider == AUTO and manifest.backend == NATIVE
+    if options.backend == AUTO and options.provider in ("cpu", AUTO) and not free:
         options = replace(options, backend=manifest.backend)
     if options.backend in GPU_BACKENDS:
         engine, note = load_plan(path, manifest, options.backend)

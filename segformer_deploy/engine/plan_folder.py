@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from segformer_deploy.cuda.driver import CudaDriver, Driver
+from segformer_deploy.cuda import opening
+from segformer_deploy.cuda.driver import Driver
 from segformer_deploy.engine.here import check_plan_runs_here, rebuild_command
 from segformer_deploy.engine.session import TensorInfo
 from segformer_deploy.engine.size_range import SizeRange
@@ -31,7 +32,7 @@ _PLAN_ENDINGS = (".plan", ".engine", ".trt")
 
 def open_driver() -> Driver:
     """The GPU that sessions work on."""
-    return CudaDriver()
+    return opening.open_driver().driver
 
 
 def check_plan(folder: Path, manifest: Manifest) -> tuple[Library, bytes, str | None]:

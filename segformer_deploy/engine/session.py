@@ -16,6 +16,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
+from segformer_deploy.cuda.driver import Driver, Stream
 from segformer_deploy.errors import RunError
 
 Array = npt.NDArray[Any]
@@ -67,6 +68,32 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Give back what the engine holds; safe to call twice."""
+
+
+@runtime_checkable
+class DeviceSession(Session, Protocol):
+    """A session that can also work on a caller's stream and device memory."""
+
+    def enqueue(self, stream: Stream, addresses: Mapping[str, int], shape: Shape) -> None:
+        """Queue a run on `stream`: inputs and outputs lie at `addresses`; nothing waits.
+
+        Args:
+            shape: of the input ``image``.
+        """
+
+
+class DeviceEngine(Engine, Protocol):
+    """An engine whose sessions work on a GPU."""
+
+    @property
+    def open_driver(self) -> Callable[[], Driver]:
+        """Opens the GPU that the engine is on."""
+
+    @property
+    def graphs(self) -> bool:
+        """Whether an `enqueue` may be captured, to be replayed as a CUDA graph."""
+
+    def session(self) -> DeviceSession: ...
 
 
 def network_output_shapes(outputs: tuple[TensorInfo, ...], image_shape: Shape) -> dict[str, Shape]:

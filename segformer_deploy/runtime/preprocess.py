@@ -81,11 +81,21 @@ def _checked(frame: Frame) -> Frame:
     if frame.ndim != 3 or frame.shape[2] != 3:
         hint = "cv2.cvtColor(frame, cv2.COLOR_GRAY2BGR)" if frame.ndim == 2 else ""
         raise FrameError(f"a frame of shape {list(frame.shape)}", expected, hint)
-    height, width = frame.shape[:2]
+    _check_sides(frame.shape[0], frame.shape[1])
+    return frame
+
+
+def checked_size(size: FrameSize) -> FrameSize:
+    """`size`, where a frame may have it; FrameError where it is too small."""
+    _check_sides(size.height, size.width)
+    return size
+
+
+def _check_sides(height: int, width: int) -> None:
+    # Numbers, for a frame may have none of a side, which a FrameSize may not.
     if min(height, width) < SMALLEST_FRAME_SIDE:
         least = f"{SMALLEST_FRAME_SIDE}x{SMALLEST_FRAME_SIDE}"
         raise FrameError(f"a frame of {height}x{width}", f"at least {least}")
-    return frame
 
 
 def _check_out(out: Frame, source: Frame, size: FrameSize) -> None:

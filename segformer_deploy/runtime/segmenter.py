@@ -8,28 +8,37 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, cast, overload
 
-import numpy as np
-import numpy.typing as npt
-
 from segformer_deploy.engine.backend import AUTO, EngineOptions
 from segformer_deploy.engine.cores import usable_cores
 from segformer_deploy.engine.manifest import Manifest
 from segformer_deploy.engine.package import load_engine
-from segformer_deploy.engine.session import Array, Engine
-from segformer_deploy.errors import FrameError, RunError, SpecError
-from segformer_deploy.runtime.class_map import class_map_from_logits, confidence_from_logits
+from segformer_deploy.engine.session import Array, DeviceEngine, Engine
+from segformer_deploy.errors import SpecError
+from segformer_deploy.runtime.batch import (
+    Confidence,
+    Frame,
+    frames_of,
+    one_network_size,
+    size_of,
+)
+from segformer_deploy.runtime.closing import close_all
+from segformer_deploy.runtime.device_choice import check_device, choose_device
+from segformer_deploy.runtime.device_frame import is_foreign
+from segformer_deploy.runtime.device_kernels import Format
+from segformer_deploy.runtime.device_segment import DeviceSegment, frame_size
 from segformer_deploy.runtime.golden import check_golden_once
-from segformer_deploy.runtime.preprocess import PixelFormat, prepare
+from segformer_deploy.runtime.host_segment import Answer, HostSegment
+from segformer_deploy.runtime.in_flight import stream_on_gpu
+from segformer_deploy.runtime.pipeline import Options
+from segformer_deploy.runtime.preprocess import PixelFormat, checked_size
 from segformer_deploy.spec import FrameSize, ModelSpec, ResizeRule
 
-Frame = npt.NDArray[np.uint8]
-Confidence = npt.NDArray[np.float32]
+__all__ = ["Confidence", "Frame", "Segmenter"]
 
 
 class Segmenter:
@@ -39,14 +48,19 @@ class Segmenter:
         engine: an engine folder, an ONNX file of ours, or a loaded Engine (then give `spec`).
         spec: of a loaded Engine; from the folder or file otherwise.
         size: network size to use instead of the model's own resize rule.
-        pixel_format: channel order of the frames, ``bgr`` or ``rgb``.
+        pixel_format: of the frames: ``bgr``, ``rgb``, or on a GPU ``nv12``, as decoders give it.
         threads: for the network and for our own kernels; None takes all cores of this process.
         backend: ``native``, ``onnxruntime``, ``tensorrt``, ``tensorrt-rtx``, or ``auto``: what
             the folder was built for; of an ONNX file native, where it can run it, else
             onnxruntime (`note` says why).
-        provider: ONNX Runtime's, ``cpu``, ``cuda`` or ``tensorrt``.
+        provider: ONNX Runtime's, ``cpu``, ``cuda`` or ``tensorrt``; ``auto``: cuda where it
+            starts (`note` says why not), else as with ``cpu``.
         arena: ONNX Runtime's memory arena: a little faster, noticeably larger.
         trust: load a plan file that has no manifest: compiled code, of which nothing is known.
+        device: where frames are resized and class maps made: ``cuda`` (only the map comes back),
+            ``cpu``, or ``auto``: cuda wherever the network runs there and it can (`device_how`
+            says what was chosen and why), else cpu.
+        timed: on a GPU, time each stage there; CUDA graphs are not used then.
 
     Raises:
         SegdeployError: where the engine does not load, or gives wrong masks on this device.
@@ -58,51 +72,87 @@ class Segmenter:
         *,
         spec: ModelSpec | None = None,
         size: FrameSize | None = None,
-        pixel_format: PixelFormat = "bgr",
+        pixel_format: Format = "bgr",
         threads: int | None = None,
         backend: str = AUTO,
         provider: str = "cpu",
         arena: bool = True,
         trust: bool = False,
+        device: str = "auto",
+        timed: bool = False,
     ) -> None:
+        check_device(device)
         self.threads = threads or usable_cores()
         self._owned: Engine | None = None
         self._manifest: Manifest | None = None
+        self._source: Path | None = None
         self.note: str | None = None
         if isinstance(engine, (str, Path)):
             options = EngineOptions(backend, provider, self.threads, arena, trust)
             loaded = load_engine(Path(engine), options)
             self._owned, self._manifest = loaded.engine, loaded.manifest
-            self.note = loaded.note
-            spec = spec or loaded.spec
-            engine, folder = loaded.engine, loaded.path
+            self._source, self.note = loaded.path, loaded.note
+            engine, spec = loaded.engine, spec or loaded.spec
         elif spec is None:
             raise SpecError("an Engine without a ModelSpec", "Segmenter(engine, spec=...)")
         self.spec = spec
         self.engine_name = engine.name
-        self.pixel_format: PixelFormat = pixel_format
+        self.pixel_format: Format = pixel_format
         self.last_stages_ms: dict[str, float] = {}
-        self._input = np.empty((0, 0, 0, 3), np.uint8)
         self._resize = spec.resize
+        self._engine, self._timed = engine, timed
+        self._gpu: DeviceSegment | None = None
+        self._cpu: HostSegment | None = None
         try:
-            self._session = engine.session()
+            self._choose_device(device)
+            if self._manifest is not None:
+                self._check_on_device(loaded.path, self._manifest)
+            if size is not None:
+                self._resize = ResizeRule.stretch_to(size, spec.resize.filter)
+                # The GPU's way is made for one rule.
+                self._choose_device(device)
         except BaseException:
-            if self._owned is not None:
-                self._owned.close()
+            self.close()
             raise
-        if self._manifest is not None:
-            self._check_on_device(folder, self._manifest)
-        if size is not None:
-            self._resize = ResizeRule.stretch_to(size, spec.resize.filter)
+
+    def _choose_device(self, device: str) -> None:
+        """Open the GPU's way in and out, or a session for the CPU's."""
+        if self._gpu is not None:
+            self._gpu.close()
+            self._gpu = None
+        chosen = choose_device(device, self._engine, self._opened_gpu, self._onnx)
+        self._gpu = chosen.gpu
+        self._how = chosen.how
+        if self._gpu is None and self._cpu is None:
+            self._cpu = HostSegment(self._engine.session(), self.spec, self.threads)
+
+    def _opened_gpu(self, engine: DeviceEngine) -> DeviceSegment:
+        options = Options(graphs=engine.graphs, timed=self._timed)
+        return DeviceSegment(engine, self.spec, self._resize, options)
+
+    @property
+    def _onnx(self) -> Path | None:
+        """The ONNX file that the engine was loaded from."""
+        if self._source is None or self._manifest is None:
+            return self._source
+        return self._source / self._manifest.engine_files[0]
+
+    @property
+    def device(self) -> str:
+        """Where frames are resized and class maps made: ``cpu`` or ``cuda``."""
+        return "cpu" if self._gpu is None else "cuda"
+
+    @property
+    def device_how(self) -> str:
+        """Why there, in a sentence; on a GPU, which image of our kernels runs."""
+        return self._how
 
     def _check_on_device(self, folder: Path, manifest: Manifest) -> None:
         """Golden frames lie in the folder as BGR pictures, whatever the caller's format is."""
         asked, self.pixel_format = self.pixel_format, "bgr"
-        try:
-            self.first_load_agreement = check_golden_once(folder, manifest, self.engine_name, self)
-        except BaseException:
-            self.close()
-            raise
+        # The GPU's way in and out is checked apart from the CPU's.
+        name = f"{self.engine_name}, {self.device}"
+        self.first_load_agreement = check_golden_once(folder, manifest, name, self)
         self.pixel_format = asked
 
     def network_size(self, frame: FrameSize) -> FrameSize:
@@ -133,92 +183,57 @@ class Segmenter:
             The class map `[H, W]` at the frame's own resolution, uint8 up to 256 classes, int32
             above; a list where a list was given. The arrays are the caller's to keep.
         """
-        if not isinstance(frame, (np.ndarray, list, tuple)):
-            raise FrameError(
-                f"a frame of type {type(frame).__name__}",
-                "a NumPy array, uint8 [height, width, 3], or a list of them",
-                "check that the frame was read: cv2.imread gives None for a missing file",
-            )
-        single = isinstance(frame, np.ndarray) and frame.ndim != 4
-        frames: list[Frame] = (
-            [cast("Frame", frame)] if single else list(cast("Sequence[Frame]", frame))
-        )
+        foreign = self._gpu is not None and is_foreign(frame)
+        frames, single = frames_of(frame, on_device=foreign)
         if not frames:
             return []
-        started = time.perf_counter()
-        image = self._prepared(frames)
-        prepared = time.perf_counter()
-        output = self._session.run({"image": image})
-        inferred = time.perf_counter()
-        answers = [self._answer(output, index, one, confidence) for index, one in enumerate(frames)]
-        done = time.perf_counter()
-        self.last_stages_ms = {
-            "preprocess": 1e3 * (prepared - started),
-            "infer": 1e3 * (inferred - prepared),
-            "class_map": 1e3 * (done - inferred),
-        }
+        answers = self._segmented(frames, confidence)
         return answers[0] if single else answers
 
+    def _segmented(self, frames: Sequence[Frame], confidence: bool) -> list[Answer]:
+        if self._gpu is not None:
+            self._check_for_gpu(frames)
+            found = self._gpu(frames, self.pixel_format, confidence=confidence)
+            self.last_stages_ms = self._gpu.last_stages_ms
+            return [
+                (map_, cast("Confidence", sure)) if confidence else map_ for map_, sure in found
+            ]
+        assert self._cpu is not None
+        network = self._one_network_size([size_of(frame) for frame in frames])
+        answers = self._cpu(
+            frames,
+            network,
+            self._resize,
+            cast("PixelFormat", self.pixel_format),
+            confidence=confidence,
+        )
+        self.last_stages_ms = self._cpu.last_stages_ms
+        return answers
+
+    def _check_for_gpu(self, frames: Sequence[Frame]) -> None:
+        """FrameError where a frame cannot be segmented; those on the device check themselves."""
+        here = [frame for frame in frames if not is_foreign(frame)]
+        for frame in here:
+            checked_size(frame_size(frame, self.pixel_format))
+        if here:
+            self._one_network_size([frame_size(frame, self.pixel_format) for frame in here])
+
     def stream(self, frames: Iterable[Frame]) -> Iterator[tuple[Frame, Array]]:
-        """(frame, class map) of each frame, in order."""
-        for frame in frames:
-            yield frame, self(frame)
+        """(frame, class map) of each frame, in order; on a GPU several are under way at once."""
+        if self._gpu is None:
+            for frame in frames:
+                yield frame, self(frame)
+            return
+        check = self._check_for_gpu
+        yield from stream_on_gpu(self._gpu, frames, self.pixel_format, lambda one: check([one]))
 
-    def _prepared(self, frames: Sequence[Frame]) -> Frame:
-        """The frames at network size in our input buffer, RGB `[B, h, w, 3]`."""
-        sizes = {self._resize.network_size(_size(frame)) for frame in frames}
-        if len(sizes) > 1:
-            raise FrameError(
-                "a list of frames that enter the network at different sizes: "
-                + ", ".join(sorted(map(str, sizes))),
-                "one network size per list",
-                "call once per size, or give Segmenter a size",
-            )
-        (size,) = sizes
-        if self._manifest is not None and self._manifest.sizes is not None:
-            self._manifest.sizes.check(size, len(frames))
-        shape = (len(frames), size.height, size.width, 3)
-        if self._input.shape != shape:
-            self._input = np.empty(shape, np.uint8)
-        for index, frame in enumerate(frames):
-            prepare(frame, self._resize, pixel_format=self.pixel_format, out=self._input[index])
-        return self._input
-
-    def _answer(
-        self, output: dict[str, Array], index: int, frame: Frame, confidence: bool
-    ) -> Array | tuple[Array, Confidence]:
-        size = _size(frame)
-        if self.spec.output == "class_map":
-            return self._ready_class_map(output["class_map"][index], size, confidence)
-        logits = output["logits"][index]
-        class_map = class_map_from_logits(logits, size, threads=self.threads)
-        if not confidence:
-            return class_map
-        return class_map, confidence_from_logits(logits, class_map, threads=self.threads)
-
-    def _ready_class_map(self, class_map: Array, size: FrameSize, confidence: bool) -> Array:
-        if confidence:
-            raise RunError(
-                "confidence was asked of a graph that gives class maps only",
-                "a graph with logits",
-                "segdeploy export without --class-map",
-            )
-        if class_map.shape != (size.height, size.width):
-            # Enlarging a class map would give stair-steps: argmax comes last, at frame size.
-            raise FrameError(
-                f"the graph made its class map at {class_map.shape[0]}x{class_map.shape[1]}, "
-                f"the frame has {size}",
-                "frames of the network's size, since this graph holds the argmax",
-                "segdeploy export without --class-map",
-            )
-        own: Array = class_map.copy()
-        return own
+    def _one_network_size(self, frames: Sequence[FrameSize]) -> FrameSize:
+        allowed = None if self._manifest is None else self._manifest.sizes
+        return one_network_size(frames, self._resize, allowed)
 
     def close(self) -> None:
         """Give back the session, and the engine where this object loaded it; safe twice."""
-        self._session.close()
-        if self._owned is not None:
-            self._owned.close()
+        close_all(one for one in (self._gpu, self._cpu, self._owned) if one is not None)
 
     def __enter__(self) -> Segmenter:
         return self
@@ -230,13 +245,3 @@ class Segmenter:
         trace: TracebackType | None,
     ) -> None:
         self.close()
-
-
-def _size(frame: Frame) -> FrameSize:
-    if not isinstance(frame, np.ndarray) or frame.ndim != 3 or 0 in frame.shape:
-        shape = getattr(frame, "shape", None)
-        raise FrameError(
-            f"a frame of type {type(frame).__name__}" + (f" and shape {shape}" if shape else ""),
-            "a NumPy array, uint8 [height, width, 3]",
-        )
-    return FrameSize(frame.shape[0], frame.shape[1])

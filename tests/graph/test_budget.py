@@ -40,7 +40,7 @@ from segformer_deploy.model.segformer import (  # noqa: E402
     config_for,
 )
 from segformer_deploy.runtime import native  # noqa: E402
-from segformer_deploy.runtime.segmenter import Segmenter  # noqa: E402
+from segformer_deploy.runtime.host_segment import HostSegment  # noqa: E402
 from segformer_deploy.spec import FrameSize  # noqa: E402
 from tests.model.tiny import MEAN, STD, TINY  # noqa: E402
 
@@ -352,20 +352,20 @@ def test_an_array_that_a_line_makes_and_drops_is_seen() -> None:
 def test_a_new_input_buffer_per_frame_fails(
     found: Found, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    true = Segmenter._prepared
+    true = HostSegment._prepared
 
-    def forgetful(self: Segmenter, frames: Any) -> Any:
+    def forgetful(self: HostSegment, *arguments: Any) -> Any:
         self._input = np.empty((0, 0, 0, 3), np.uint8)
-        return true(self, frames)
+        return true(self, *arguments)
 
-    monkeypatch.setattr(Segmenter, "_prepared", forgetful)
+    monkeypatch.setattr(HostSegment, "_prepared", forgetful)
     counts = count_frames(tmp_path)
     before = {case: found[case].values for case in counts}
     differences = budget.compare(before, counts)
     risen = {one.what: one for one in differences}
     for case in counts:
         assert risen[f"{case} allocations"].found == 2
-        assert "runtime/segmenter.py:_prepared" in str(risen[f"{case} bytes"])
+        assert "runtime/host_segment.py:_prepared" in str(risen[f"{case} bytes"])
     with pytest.raises(InputError, match="frame-native allocations"):
         budget.with_found({"counts": before, "reasons": []}, counts, differences, "")
 

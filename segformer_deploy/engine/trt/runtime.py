@@ -7,12 +7,13 @@ contexts of one engine cost what they use, and a small size does not pay for a l
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from segformer_deploy.cuda.driver import Driver, Memory
+from segformer_deploy.cuda.driver import Driver, Memory, Stream
 from segformer_deploy.engine.session import (
     Array,
     Arrays,
@@ -47,6 +48,8 @@ class TrtEngine:
     Raises BackendError where the library refuses the plan.
     """
 
+    graphs = True
+
     def __init__(
         self,
         library: Library,
@@ -67,6 +70,7 @@ class TrtEngine:
         self._runtime.engine_host_code_allowed = False
         engine = self._runtime.deserialize_cuda_engine(plan)
         if engine is None:
+            del self._runtime  # now: the exception's traceback would keep it
             self._driver.close()
             raise self._refused()
         self.engine: trt.ICudaEngine | None = engine
@@ -122,62 +126,107 @@ class TrtEngine:
 
 
 class TrtSession:
-    """One execution context with its own stream, context memory and buffers."""
+    """One execution context with its own context memory, and for `run` a stream and buffers."""
 
     def __init__(self, engine: TrtEngine, cuda_engine: trt.ICudaEngine) -> None:
         self._engine, self._cuda_engine = engine, cuda_engine
         self._driver: Driver | None = engine.open_driver()
-        self._opened = open_context(engine.library, cuda_engine, engine.cache)
-        context: trt.IExecutionContext | None = self._opened.execution
-        if context is None:
+        try:
+            self._stream = self._driver.open_stream()
+            self._opened = open_context(engine.library, cuda_engine, engine.cache)
+            if self._opened.execution is None:
+                raise engine._refused()
+        except BaseException:
             self._driver.close()
-            raise engine._refused()
-        self._context = context
+            raise
+        self._context: trt.IExecutionContext = self._opened.execution
         self._memory: dict[str, Memory] = {}
         self._buffers: dict[str, Array] = {}
         self._shape: Shape | None = None
         self._profile: int | None = None
+        self._bound: tuple[Shape, dict[str, int]] | None = None
 
     def run(self, arrays: Arrays) -> dict[str, Array]:
-        if self._driver is None:
-            raise RunError("a closed session was run", "an open one")
-        image = checked_image(arrays)
+        driver, image = self._open_driver(), checked_image(arrays)
         if image.shape != self._shape:
-            self._shape = None  # half-bound until all of it is right
-            self._bind(self._driver, image)
+            self._shape = None  # half-prepared until all of it is right
+            self._choose_profile(driver, image.shape, self._stream)
+            self._prepare_buffers(driver, image)
             self._shape = image.shape
-        self._driver.copy_in(self._memory["image"].address, image)
-        if not self._context.execute_async_v3(self._driver.stream):
-            raise self._failed(f"a run on {'x'.join(map(str, image.shape))} did not start")
-        for name, buffer in self._buffers.items():
-            self._driver.copy_out(buffer, self._memory[name].address)
-        self._driver.synchronise()
+        addresses = {name: self._memory[name].address for name in ("image", *self._buffers)}
+        try:
+            driver.copy_in(addresses["image"], image, self._stream)
+            self.enqueue(self._stream, addresses, image.shape)
+            for name, buffer in self._buffers.items():
+                driver.copy_out(buffer, addresses[name], self._stream)
+        except BaseException:
+            # The copies that are queued name the caller's memory.
+            with suppress(RunError, BackendError):
+                driver.synchronise(self._stream)
+            raise
+        driver.synchronise(self._stream)
         return self._buffers
 
-    def _bind(self, driver: Driver, image: Array) -> None:
-        self._choose_profile(driver, self._engine.profile_for(image.shape))
-        if not self._context.set_input_shape("image", image.shape):
-            raise self._failed(f"the shape {image.shape} is refused")
-        missing = self._context.infer_shapes()
-        if missing:
-            raise self._failed(f"no shape for {', '.join(missing)}")
+    def enqueue(self, stream: Stream, addresses: Mapping[str, int], shape: Shape) -> None:
+        """Queue one run on the caller's stream and device buffers; waits for nothing.
+
+        Args:
+            addresses: of `image` and of each output, of the engine's dtypes and of
+                `output_shapes`; the caller orders what fills and reads them by the stream.
+            shape: of `image`.
+
+        Context memory is this session's, so its runs must not overlap: one stream, or events.
+        Inside a capture, queue the same shape and addresses once before it. Such a graph is
+        void once the session ran at a size of another profile, or closed.
+        """
+        driver = self._open_driver()
+        wanted = shape, dict(addresses)
+        if wanted != self._bound:
+            self._bound = None  # half-bound until all of it is right
+            self._choose_profile(driver, shape, stream)
+            self._bind(shape, addresses)
+            self._bound = wanted
+        if not self._context.execute_async_v3(stream.handle):
+            raise self._failed(f"a run on {'x'.join(map(str, shape))} did not start")
+
+    def _open_driver(self) -> Driver:
+        if self._driver is None:
+            raise RunError("a closed session was run", "an open one")
+        return self._driver
+
+    def _prepare_buffers(self, driver: Driver, image: Array) -> None:
         shapes = self._engine.output_shapes({"image": image.shape})
         self._buffers = {
             output.name: np.empty(shapes[output.name], output.dtype)
             for output in self._engine.outputs
         }
         for name, array in {"image": image, **self._buffers}.items():
-            address = self._at_least(driver, name, array.nbytes).address
-            if not self._context.set_tensor_address(name, address):
-                raise self._failed(f"the buffer of '{name}' is refused")
+            self._at_least(driver, name, array.nbytes)
 
-    def _choose_profile(self, driver: Driver, profile: int) -> None:
+    def _bind(self, shape: Shape, addresses: Mapping[str, int]) -> None:
+        if not self._context.set_input_shape("image", shape):
+            raise self._failed(f"the shape {shape} is refused")
+        missing = self._context.infer_shapes()
+        if missing:
+            raise self._failed(f"no shape for {', '.join(missing)}")
+        for one in (*self._engine.inputs, *self._engine.outputs):
+            if one.name not in addresses:
+                raise RunError(
+                    f"a run of {self._engine.name} without a buffer for '{one.name}'",
+                    "an address for each input and output",
+                )
+            if not self._context.set_tensor_address(one.name, addresses[one.name]):
+                raise self._failed(f"the buffer of '{one.name}' is refused")
+
+    def _choose_profile(self, driver: Driver, shape: Shape, stream: Stream) -> None:
+        profile = self._engine.profile_for(shape)
         if profile == self._profile:
             return
         self._profile = None
-        if not self._context.set_optimization_profile_async(profile, driver.stream):
+        if not self._context.set_optimization_profile_async(profile, stream.handle):
             raise self._failed(f"profile {profile} is refused")
-        driver.synchronise()
+        # Also for what still runs in the memory that is about to change.
+        driver.synchronise(stream)
         size = self._cuda_engine.get_device_memory_size_for_profile_v2(profile)
         memory = self._at_least(driver, "activations", size + _ALIGNMENT)
         self._context.set_device_memory(-(-memory.address // _ALIGNMENT) * _ALIGNMENT, size)
@@ -188,6 +237,7 @@ class TrtSession:
         block = self._memory.get(name)
         if block is not None and block.size >= size:
             return block
+        self._bound = None
         if block is not None:
             del self._memory[name]
             block.close()
@@ -207,14 +257,13 @@ class TrtSession:
         if self._driver is None:
             return
         driver, self._driver = self._driver, None
-        self._buffers = {}
-        self._opened.keep()
-        # Before the driver's context goes: their memory lies in it.
-        del self._context, self._opened, self._cuda_engine
-        for block in self._memory.values():
-            block.close()
-        self._memory = {}
-        driver.close()
+        self._buffers, self._memory = {}, {}
+        try:
+            self._opened.keep()
+        finally:
+            # Before the driver takes back the memory and the context that they work in.
+            del self._context, self._opened, self._cuda_engine
+            driver.close()
 
 
 def _profiles(engine: trt.ICudaEngine, inputs: tuple[TensorInfo, ...]) -> tuple[SizeRange, ...]:

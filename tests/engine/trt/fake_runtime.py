@@ -179,6 +179,7 @@ class IExecutionContext:
         self._memory: tuple[int, int] | None = None
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._addresses: dict[str, int] = {}
+        self._ran: set[Any] = set()
         self.compile: Callable[[], bool] = lambda: False
 
     def _refuses(self, method: str) -> bool:
@@ -189,7 +190,7 @@ class IExecutionContext:
         return False
 
     def set_optimization_profile_async(self, profile_index: int, stream_handle: int) -> bool:
-        _check_stream(stream_handle)
+        self._world.capturing(stream_handle)
         if self._refuses("set_optimization_profile_async"):
             return False
         if not 0 <= profile_index < len(self._engine._profiles):
@@ -231,23 +232,43 @@ class IExecutionContext:
         return True
 
     def execute_async_v3(self, stream_handle: int) -> bool:
-        _check_stream(stream_handle)
+        capturing = self._world.capturing(stream_handle)
         if self._refuses("execute_async_v3"):
             return False
         self._check_memory()
         missing = set(self._engine._borders) - set(self._addresses)
         if missing or self.infer_shapes():
             raise MisuseError(f"a run without addresses {missing} or shapes {self.infer_shapes()}")
-        feeds = {name: self._read(name, shape) for name, shape in self._shapes.items()}
+        bound = self._profile, *self._shapes.items()
+        if capturing and bound not in self._ran:
+            # What the first run of a shape sets up is not allowed in a capture.
+            return self._refused("execute_async_v3", "stream is capturing, and nothing ran before")
+        self._ran = {bound}
         names = [value.name for value in self._engine._model.graph.output]
-        answers = self._engine.session.run(names, feeds)
-        for name, answer in zip(names, answers, strict=True):
-            answer = np.ascontiguousarray(answer)
-            view = self._world.view(self._addresses[name], answer.nbytes)
-            view[...] = answer.reshape(-1).view(np.uint8)
+        self._world.enqueue(
+            stream_handle, self._run_of(dict(self._shapes), dict(self._addresses), names)
+        )
         self._world.runs.append(self._shapes["image"])
         self._world.compiled += self.compile()
         return True
+
+    def _run_of(
+        self, shapes: dict[str, tuple[int, ...]], addresses: dict[str, int], names: list[str]
+    ) -> Callable[[], None]:
+        """The work that lies in the stream; bounds are looked at now and then."""
+        assert self._memory is not None
+        memory, session = self._memory, self._engine.session
+
+        def run() -> None:
+            # What lies in context memory is lost in every run.
+            self._world.view(*memory)[...] = 0x5A
+            feeds = {name: self._read(name, addresses[name], shapes[name]) for name in shapes}
+            for name, answer in zip(names, session.run(names, feeds), strict=True):
+                answer = np.ascontiguousarray(answer)
+                view = self._world.view(addresses[name], answer.nbytes)
+                view[...] = answer.reshape(-1).view(np.uint8)
+
+        return run
 
     def _check_memory(self) -> None:
         if self._profile is None or self._memory is None:
@@ -256,14 +277,9 @@ class IExecutionContext:
         needed = self._engine.get_device_memory_size_for_profile_v2(self._profile)
         if size < needed:
             raise MisuseError(f"{size} bytes of context memory, and the profile needs {needed}")
-        self._world.view(address, size)[...] = 0x5A  # what lies there is lost in every run
+        self._world.view(address, size)
 
-    def _read(self, name: str, shape: tuple[int, ...]) -> Any:
+    def _read(self, name: str, address: int, shape: tuple[int, ...]) -> Any:
         dtype = np.dtype(nptype(self._engine.get_tensor_dtype(name)))
         size = int(np.prod(shape)) * dtype.itemsize
-        return self._world.view(self._addresses[name], size).copy().view(dtype).reshape(shape)
-
-
-def _check_stream(handle: Any) -> None:
-    if not isinstance(handle, int) or handle == 0:
-        raise MisuseError(f"the stream is {handle!r}")
+        return self._world.view(address, size).copy().view(dtype).reshape(shape)

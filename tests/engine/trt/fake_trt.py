@@ -13,6 +13,9 @@
     world.on_step = call                    called in every step of a build
     world.refuse = {"execute_async_v3"}     methods of the runtime that answer False or None
     world.capacity = 10_000_000             bytes of device memory of drivers opened from now on
+    world.schedule = "late"                 when their streams run what is queued (cuda/lazy.py)
+
+    world.host = host_cuda                  work by cuda-python on the GPU in host memory instead
 
     world.open_driver()                     a FakeDriver on this device: hand this to an engine
     world.held                              bytes that its drivers hold
@@ -33,89 +36,17 @@ from __future__ import annotations
 import enum
 import sys
 import types
-import weakref
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
-from segformer_deploy.cuda.driver import FakeDriver
+from tests.engine.trt.world import Build, MisuseError, World
 
+__all__ = ["Build", "MisuseError", "World"]
 TENSORRTS = ("10.3.0", "10.16.2", "11.4.1")
 RTX = "1.7.1"
 VERSIONS = (*TENSORRTS, RTX)
-
-
-class MisuseError(AssertionError):
-    """The real library would crash, or read what is not its own."""
-
-
-@dataclass(frozen=True)
-class Build:
-    """One call of `build_serialized_network`, as it was configured."""
-
-    strongly_typed: bool
-    flags: frozenset[str]
-    limits: dict[str, int]
-    aux_streams: int
-    level: int
-    hardware: str
-    verbosity: str
-    capabilities: tuple[str, ...]
-    timing_cache: bytes | None
-    profiles: tuple[dict[str, Any], ...]
-
-
-@dataclass
-class World:
-    """A machine with one of the libraries; see the top of this file."""
-
-    version: str
-    rtx: bool
-    gpu: bool = True
-    cc: str = "8.7"
-    unbuildable: set[str] = field(default_factory=set)
-    failures: list[str] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-    memory_lines: bool = True
-    on_step: Callable[[], None] = lambda: None
-    refuse: set[str] = field(default_factory=set)
-    capacity: int | None = None
-    drivers: list[FakeDriver] = field(default_factory=list)
-    builds: list[Build] = field(default_factory=list)
-    builders: weakref.WeakSet[Any] = field(default_factory=weakref.WeakSet)
-    runs: list[tuple[int, ...]] = field(default_factory=list)
-    compiled: int = 0
-    touched: list[str] = field(default_factory=list)
-
-    @property
-    def old(self) -> bool:
-        """TensorRT 10: it still has what 11 removed."""
-        return not self.rtx and self.version.startswith("10.")
-
-    @property
-    def held(self) -> int:
-        return sum(driver.held for driver in self.drivers)
-
-    def open_driver(self) -> FakeDriver:
-        driver = FakeDriver(capacity=self.capacity)
-        self.drivers.append(driver)
-        return driver
-
-    def view(self, address: int, size: int) -> Any:
-        """The bytes at a device address, whoever allocated them."""
-        for driver in self.drivers:
-            for start, block in driver._blocks.items():
-                if start <= address and address + size <= start + block.size:
-                    return driver.view(address, size)
-        raise MisuseError(f"{size} bytes at {address:#x} are no device memory")
-
-    def remove(self, name: str) -> None:
-        """`name` is touched, which only TensorRT 10 has."""
-        if not self.old:
-            raise AttributeError(f"{name} was removed")
-        self.touched.append(name)
 
 
 class Members(enum.Enum):

@@ -9,7 +9,7 @@ from typing import Any
 import onnx
 import pytest
 
-from segformer_deploy.cuda.driver import FakeDriver
+from segformer_deploy.cuda.fake import FakeDriver
 from segformer_deploy.engine.size_range import SizeRange
 from segformer_deploy.engine.trt.build import PlanOptions, Profile, plan_from_onnx
 from segformer_deploy.engine.trt.flavour import Library

@@ -229,6 +229,7 @@ def test_the_fake_sees_what_the_real_one_would_crash_on(machine: Machine) -> Non
     engine = machine.engine(LITTLE, SMALL)
     assert engine.engine is not None
     driver = machine.world.open_driver()
+    stream = driver.open_stream()
     block = driver.allocate(1 << 20, "a test")
     start = -(-block.address // 256) * 256
     strategy = machine.library.api.ExecutionContextAllocationStrategy
@@ -236,25 +237,26 @@ def test_the_fake_sees_what_the_real_one_would_crash_on(machine: Machine) -> Non
         engine.engine.create_execution_context(strategy.STATIC)
     context = engine.engine.create_execution_context(strategy.USER_MANAGED)
     with pytest.raises(MisuseError, match="without a profile"):
-        context.execute_async_v3(1)
-    assert context.set_optimization_profile_async(0, 1)
+        context.execute_async_v3(stream.handle)
+    assert context.set_optimization_profile_async(0, stream.handle)
     with pytest.raises(MisuseError, match="not aligned"):
         context.set_device_memory(start + 8, 1000)
     context.set_device_memory(start, 10)
     with pytest.raises(MisuseError, match="the profile needs"):
-        context.execute_async_v3(1)
+        context.execute_async_v3(stream.handle)
     size = engine.engine.get_device_memory_size_for_profile_v2(0)
     context.set_device_memory(start + (1 << 20), size)
     with pytest.raises(MisuseError, match="no device memory"):
-        context.execute_async_v3(1)
+        context.execute_async_v3(stream.handle)
     context.set_device_memory(start, size)
     with pytest.raises(MisuseError, match="without addresses"):
-        context.execute_async_v3(1)
+        context.execute_async_v3(stream.handle)
     assert not context.set_input_shape("image", (1, 64, 97, 3))
     assert context.set_input_shape("image", (1, 64, 96, 3))
     context.set_tensor_address("image", block.address)
     context.set_tensor_address("logits", block.address + (1 << 20) - 8)
+    assert context.execute_async_v3(stream.handle)
     with pytest.raises(MisuseError, match="no device memory"):
-        context.execute_async_v3(1)
-    with pytest.raises(MisuseError, match="stream"):
+        driver.synchronise(stream)
+    with pytest.raises(MisuseError, match="no open stream"):
         context.execute_async_v3(0)
