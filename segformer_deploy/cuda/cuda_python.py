@@ -54,6 +54,7 @@ class CudaPythonDriver:
     """
 
     graphs = True
+    chosen = "cuda-python"
 
     def __init__(self, device: int = 0) -> None:
         try:
@@ -97,6 +98,9 @@ class CudaPythonDriver:
                 found,
             ),
         )
+
+    def attach(self) -> None:
+        _HERE.user = None  # the next call makes our context current
 
     def allocate(self, size: int, owner: str) -> Memory:
         with about(f"{size / 1e6:.1f} MB of device memory for {owner}"):

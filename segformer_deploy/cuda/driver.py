@@ -24,6 +24,8 @@ import numpy.typing as npt
 
 from segformer_deploy.errors import RunError
 
+LEGACY_STREAM = 1
+"""CU_STREAM_LEGACY: where a library works that names no stream."""
 Array = npt.NDArray[Any]
 Bytes = npt.NDArray[np.uint8]
 Size3 = tuple[int, int, int]
@@ -133,6 +135,17 @@ class Driver(Protocol):
     @property
     def graphs(self) -> bool:
         """Whether `capture` is offered."""
+
+    @property
+    def chosen(self) -> str:
+        """Which binding this is, and why it was chosen: for people."""
+
+    def attach(self) -> None:
+        """Work with this GPU from now on in this thread, whatever others made current in it.
+
+        For whoever comes from the outside: a caller may have used another GPU, or pushed a
+        context, since the last call.
+        """
 
     def allocate(self, size: int, owner: str) -> Memory:
         """`size` bytes; RunError names `owner` where there are not so many."""

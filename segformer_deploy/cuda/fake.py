@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from segformer_deploy.cuda.driver import (
+    LEGACY_STREAM,
     Arguments,
     Array,
     Bytes,
@@ -69,6 +70,7 @@ class FakeDriver:
     capacity: int | None = None
     name: str = "fake device"
     capability: tuple[int, int] = (8, 7)
+    chosen: str = "fake"
     graphs: bool = True
     schedule: Schedule = "late"
     held: int = 0
@@ -81,6 +83,9 @@ class FakeDriver:
 
     def __post_init__(self) -> None:
         self._device = Device(self.schedule)
+
+    def attach(self) -> None:
+        """Every thread works with it anyhow."""
 
     def allocate(self, size: int, owner: str) -> Memory:
         if self.capacity is not None and self.held + size > self.capacity:
@@ -176,7 +181,9 @@ class FakeDriver:
         self.enqueue(stream, work)
 
     def record(self, event: Event, stream: Stream) -> None:
-        _fake(event).mark = _lane(stream).record()
+        # Nothing of ours is on the legacy stream: whoever works there is done at once.
+        legacy = stream.handle == LEGACY_STREAM
+        _fake(event).mark = None if legacy else _lane(stream).record()
 
     def wait(self, stream: Stream, event: Event) -> None:
         _lane(stream).wait(_fake(event).mark)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from segformer_deploy.cuda.cuda_python import CudaPythonDriver
 from segformer_deploy.cuda.device import NO_DRIVER, GpuReport, find_gpus
@@ -53,11 +54,12 @@ def open_driver(prefer: str | None = None) -> Opened:
     refused: dict[str, BackendError | MissingDependencyError] = {}
     for name in names:
         try:
-            driver = BINDINGS[name]()
+            driver: Any = BINDINGS[name]()
         except (BackendError, MissingDependencyError) as error:
             refused[name] = error
         else:
-            return Opened(driver, name, _why(name, prefer, list(refused.values())))
+            driver.chosen = _why(name, prefer, list(refused.values()))
+            return Opened(driver, name, driver.chosen)
     raise _neither(refused, find_gpus())
 
 

@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any
 
 from segformer_deploy.cuda.driver import (
+    LEGACY_STREAM,
     Arguments,
     Array,
     Event,
@@ -60,6 +61,7 @@ class PycudaDriver:
     """
 
     graphs = False
+    chosen = "pycuda"
 
     def __init__(self, device: int = 0) -> None:
         try:
@@ -84,6 +86,9 @@ class PycudaDriver:
         major, minor = found.compute_capability()
         self.capability = int(major), int(minor)
         self._context = found.retain_primary_context()
+
+    def attach(self) -> None:
+        """Each call brings our context along."""
 
     def _now(self, call: Callable[..., Any], *arguments: Any) -> Any:
         """One call, with our context on this thread's stack.
@@ -284,6 +289,8 @@ def _ours(said: str) -> RunError | BackendError:
 
 
 def _raw(one: Stream | Event) -> Any:
+    if one.handle == LEGACY_STREAM and not isinstance(one, HeldHandle):
+        return None  # as pycuda names it
     if not isinstance(one, HeldHandle):
         raise BackendError(
             "work ordered by a stream of another library, of which pycuda makes no stream",

@@ -136,9 +136,9 @@ class OrtEngine:
     def _wish(self, stream: int | None) -> Wish:
         if self.options.provider != "tensorrt":
             return Wish(stream, self.options.arena)
-        root = user_cache()
-        cache = None if root is None else root / "onnxruntime-tensorrt"
-        return Wish(stream, self.options.arena, spec_from_onnx(self._path).precision, cache)
+        return Wish(
+            stream, self.options.arena, spec_from_onnx(self._path).precision, _tensorrt_cache()
+        )
 
     def _session_on(
         self, providers: list[tuple[str, dict[str, str]]]
@@ -227,3 +227,16 @@ def _info(node: Any) -> TensorInfo:
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0][:300] if str(error).strip() else repr(error)
+
+
+def _tensorrt_cache() -> Path | None:
+    """Where TensorRT's provider keeps its engines; it makes one folder itself, not its parents."""
+    root = user_cache()
+    if root is None:
+        return None
+    cache = root / "onnxruntime-tensorrt"
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return None  # nothing is kept: the next start builds again
+    return cache

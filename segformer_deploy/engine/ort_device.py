@@ -129,6 +129,10 @@ class OrtDeviceSession:
             self._on = _OnStream(engine, handle)
         self._on.enqueue(addresses, shape)
 
+    def capturable(self, stream: Stream) -> bool:
+        """No run may be captured: see `OrtDeviceEngine.graphs`."""
+        return False
+
     def _open_engine(self) -> OrtDeviceEngine:
         if self._engine is None:
             raise RunError("a closed session was run", "an open one")

@@ -81,6 +81,13 @@ class DeviceSession(Session, Protocol):
             shape: of the input ``image``.
         """
 
+    def capturable(self, stream: Stream) -> bool:
+        """Whether the run that was enqueued last, repeated, may be captured on `stream`.
+
+        Asked after a plain `enqueue` on that stream and before a capture begins, never inside
+        one. False where the engine's `graphs` is.
+        """
+
 
 class DeviceEngine(Engine, Protocol):
     """An engine whose sessions work on a GPU."""

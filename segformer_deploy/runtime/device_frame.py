@@ -10,6 +10,7 @@ import ctypes
 from dataclasses import dataclass
 from typing import Any
 
+from segformer_deploy.cuda.driver import LEGACY_STREAM
 from segformer_deploy.errors import FrameError
 from segformer_deploy.runtime.device_kernels import DeviceFrame, Format
 from segformer_deploy.spec import FrameSize
@@ -24,7 +25,8 @@ class Foreign:
     """A frame of somebody else's.
 
     Attributes:
-        stream: what queued the frame's making, to be waited for; None where nothing need be.
+        stream: what queued the frame's making, to be waited for; None where the producer has
+            made the consumer wait.
         keep: must live until the frame has been read.
     """
 
@@ -35,10 +37,10 @@ class Foreign:
 
 def is_foreign(frame: object) -> bool:
     """Whether `frame` says that it lies in device memory."""
-    if hasattr(frame, "__cuda_array_interface__"):
-        return True
     device = getattr(frame, "__dlpack_device__", None)
-    return device is not None and int(device()[0]) in (_CUDA, _CUDA_MANAGED)
+    if device is not None and int(device()[0]) in (_CUDA, _CUDA_MANAGED):
+        return True
+    return hasattr(frame, "__cuda_array_interface__")
 
 
 def foreign_frame(frame: Any, format: Format, consumer: int) -> Foreign:
@@ -49,9 +51,10 @@ def foreign_frame(frame: Any, format: Format, consumer: int) -> Foreign:
 
     Raises FrameError where it is no such frame.
     """
-    if hasattr(frame, "__cuda_array_interface__"):
-        return _from_interface(frame, format)
-    return _from_dlpack(frame, format, consumer)
+    # DLPack first: it orders by itself; PyTorch's interface says nothing of streams.
+    if hasattr(frame, "__dlpack__"):
+        return _from_dlpack(frame, format, consumer)
+    return _from_interface(frame, format)
 
 
 def _from_interface(frame: Any, format: Format) -> Foreign:
@@ -61,8 +64,8 @@ def _from_interface(frame: Any, format: Format) -> Foreign:
     shape = tuple(int(side) for side in about["shape"])
     strides = about.get("strides") or _contiguous(shape)
     found = _described(int(about["data"][0]), shape, tuple(int(s) for s in strides), format)
-    stream = about.get("stream")
-    return Foreign(found, None if stream is None else int(stream), frame)
+    # pycuda says None of work on the default stream, which ours do not wait for by themselves.
+    return Foreign(found, int(about.get("stream") or LEGACY_STREAM), frame)
 
 
 def _described(

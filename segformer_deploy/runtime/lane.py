@@ -81,6 +81,7 @@ class Slot:
     computed: Event
     left: Event
     times: dict[str, Event] = field(default_factory=dict)
+    stamped: set[str] = field(default_factory=set)
     graph: Graph | None = None
     busy: bool = False
     keep: Any = None
@@ -121,11 +122,11 @@ class Slot:
         return own
 
     def stages_ms(self, driver: Driver) -> dict[str, float]:
-        """How long each stage of the last batch took on the device."""
+        """How long each stage of the last batch took on the device; a lent frame is not copied."""
         return {
             stage: driver.elapsed_ms(self.times[begin], self.times[end])
             for stage, (begin, end) in STAGES.items()
-            if begin in self.times
+            if {begin, end} <= self.stamped
         }
 
 
@@ -208,7 +209,9 @@ class Lane:
 
     def free_slot(self) -> Slot:
         """A slot with nothing in flight."""
-        return next(slot for slot in self.slots if not slot.busy)
+        slot = next(slot for slot in self.slots if not slot.busy)
+        slot.stamped.clear()
+        return slot
 
     def queue(self, slot: Slot, stream: Stream, frames: Sequence[DeviceFrame]) -> None:
         """Resize, network and class map of one batch, on `stream`."""
@@ -224,6 +227,11 @@ class Lane:
         self.stamp(slot, "inferred", stream)
         self._maps(slot, stream)
         self.stamp(slot, "mapped", stream)
+
+    def capturable(self, stream: Stream) -> bool:
+        """Whether what `queue` did last on `stream` may be captured there."""
+        answer: bool = self._session.capturable(stream)
+        return answer
 
     def _maps(self, slot: Slot, stream: Stream) -> None:
         _, classes, height, width = self._logits_shape
@@ -242,6 +250,7 @@ class Lane:
         """Note when `stream` comes to this moment, where times are wanted."""
         if self._timed:
             self._driver.record(slot.times[moment], stream)
+            slot.stamped.add(moment)
 
     def close(self) -> None:
         """Give back everything; safe to call twice. Nothing may be in flight."""

@@ -43,8 +43,8 @@ class Options:
 
     Attributes:
         depth: frames in flight at once.
-        graphs: replay the compute stream's work as a CUDA graph from its second run on; where
-            it cannot be captured, the frame ends with the library's error.
+        graphs: replay the compute stream's work as a CUDA graph from its second run on, unless
+            the library says that it cannot be captured; a capture that fails ends the frame.
         timed: note when each stage begins and ends; graphs are not used then.
         confidence: also give the probability of each pixel's class.
     """
@@ -104,8 +104,10 @@ class Pipeline:
 
     @property
     def how(self) -> str:
-        """Which image of our kernels runs, and why."""
-        return self._code.how
+        """Which image of our kernels runs, by which binding, with graphs or without, and why."""
+        driver = self._open_driver()
+        graphs = "" if driver.graphs else ", without CUDA graphs"
+        return f"{self._code.how}; by {driver.chosen}{graphs}"
 
     @property
     def compute_stream(self) -> int:
@@ -182,7 +184,7 @@ class Pipeline:
             slot.graph.launch(stream)
             return
         replay = self.options.graphs and not self.options.timed and driver.graphs
-        if replay and lane.warm:
+        if replay and lane.warm and lane.capturable(stream):
             # One plain run of the layout has bound shapes, uploaded tables and loaded code.
             slot.graph = driver.capture(stream, lambda: lane.queue(slot, stream, frames))
             slot.graph.launch(stream)
@@ -231,6 +233,7 @@ class Pipeline:
     def _open_driver(self) -> Driver:
         if self._driver is None:
             raise RunError("a closed pipeline was used", "an open one")
+        self._driver.attach()
         return self._driver
 
     def close(self) -> None:
@@ -238,6 +241,7 @@ class Pipeline:
         driver, self._driver = self._driver, None
         if driver is None:
             return
+        driver.attach()
         self._flying.clear()
         lanes = list(self._lanes.values())
         self._lanes.clear()

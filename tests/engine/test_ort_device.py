@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from segformer_deploy.cuda.fake import FakeDriver
+from segformer_deploy.engine import ort
 from segformer_deploy.engine.backend import EngineOptions, engine_from_onnx
 from segformer_deploy.engine.ort import OrtEngine, OrtOptions
 from segformer_deploy.engine.ort_device import OrtDeviceEngine
@@ -93,8 +95,10 @@ def test_the_cuda_provider_is_asked_for_in_full(fake: FakeOrt, tmp_path: Path) -
     engine = OrtDeviceEngine(path, OrtOptions("cuda"))
     assert engine.name == f"onnxruntime 1.22.0 ({CUDA})"
     assert isinstance(engine, Engine)
-    assert isinstance(engine.session(), DeviceSession)
+    session = engine.session()
+    assert isinstance(session, DeviceSession)
     assert not engine.graphs
+    assert not session.capturable(FakeDriver().open_stream())
     OrtDeviceEngine(path, OrtOptions("cuda", arena=False))
     small = CUDA_OPTIONS | {"arena_extend_strategy": "kSameAsRequested"}
     assert fake.made == [{CUDA: CUDA_OPTIONS}, {CUDA: small}]
@@ -369,3 +373,16 @@ def test_the_fake_sees_a_session_that_outlives_its_stream(
     assert fake.faults == ["a session outlived its stream"]
     with pytest.raises(MisuseError):
         fake.world.view(0x10, 4)
+
+
+def test_the_tensorrt_caches_folder_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The provider makes no parents of it, and does not start without."""
+    monkeypatch.setattr(ort, "user_cache", lambda: tmp_path / "cache" / "segdeploy")
+    cache = ort._tensorrt_cache()
+    assert cache is not None
+    assert cache.is_dir()
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(ort, "user_cache", lambda: tmp_path / "file")
+    assert ort._tensorrt_cache() is None

@@ -12,10 +12,11 @@ import cv2
 import numpy as np
 import pytest
 
-from segformer_deploy.cuda.driver import Driver
+from segformer_deploy.cuda.driver import LEGACY_STREAM, Driver
 from segformer_deploy.errors import FrameError, SegdeployError
 from segformer_deploy.runtime.device_frame import _Tensor
 from segformer_deploy.runtime.device_segment import DeviceSegment
+from segformer_deploy.runtime.pipeline import Options
 from segformer_deploy.runtime.segmenter import Segmenter
 from segformer_deploy.spec import FrameSize, ResizeRule
 from tests.runtime.gpu import Gpu, OnDevice, frames, network, spec_of
@@ -178,6 +179,62 @@ def test_a_frame_lives_until_it_was_read(host_gpu: Gpu, owner: Owner, way: Any) 
         gc.collect()
         assert turn == 0 or host_gpu.held == held
         held = host_gpu.held
+    segment.close()
+    engine.close()
+
+
+class Legacy:
+    """Where a library works that names no stream."""
+
+    handle = LEGACY_STREAM
+
+    def close(self) -> None: ...
+
+
+@pytest.mark.parametrize("stream", [None, LEGACY_STREAM])
+def test_a_frame_that_is_being_made(host_gpu: Gpu, owner: Owner, stream: int | None) -> None:
+    """pycuda names no stream, and its work on the default one is not waited for by itself."""
+    engine = host_gpu.engine(network(CLASSES))
+    segment = DeviceSegment(engine, SPEC, SPEC.resize)
+    for frame in frames(4, 40, 50):
+        expected = on_the_cpu(host_gpu, frame)
+        block = owner.driver.allocate(frame.nbytes, "a decoder")
+        owner.driver.copy_in(block.address, frame, Legacy())
+        ((found, _),) = segment([OnDevice(block.address, frame.shape, stream=stream)], "bgr")
+        np.testing.assert_array_equal(found, expected)
+    segment.close()
+    engine.close()
+
+
+def test_an_array_with_both_ways_is_taken_by_the_one_that_orders(
+    host_gpu: Gpu, owner: Owner
+) -> None:
+    """As PyTorch's: its interface says nothing of streams."""
+
+    class Both(Capsuled):
+        @property
+        def __cuda_array_interface__(self) -> Any:
+            raise AssertionError("DLPack comes first")
+
+    (frame,) = frames(1, 40, 50)
+    given = Both(owner.put(frame), frame.shape)
+    engine = host_gpu.engine(network(CLASSES))
+    with Segmenter(engine, spec=SPEC, device="cuda") as segment:
+        np.testing.assert_array_equal(segment(given), on_the_cpu(host_gpu, frame))
+    assert given.asked_for
+    engine.close()
+
+
+def test_times_of_a_lent_frame(host_gpu: Gpu, owner: Owner) -> None:
+    """Of the stages that it goes through, and none of a frame that used the slot before."""
+    engine = host_gpu.engine(network(CLASSES))
+    segment = DeviceSegment(engine, SPEC, SPEC.resize, Options(timed=True))
+    copied = frames(1, 40, 50)
+    lent = [OnDevice(owner.put(copied[0]), copied[0].shape)]
+    for given, stages in ((lent, 4), (copied, 5), (lent, 4), (lent, 4), (lent, 4)):
+        segment(given, "bgr")
+        assert len(segment.last_stages_ms) == stages
+        assert ("copy_in" in segment.last_stages_ms) == (stages == 5)
     segment.close()
     engine.close()
 

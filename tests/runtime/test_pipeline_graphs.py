@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from segformer_deploy.engine.trt.flavour import load_library
+from segformer_deploy.engine.trt.runtime import TrtSession
 from segformer_deploy.errors import RunError
 from segformer_deploy.runtime.device_segment import DeviceSegment
 from segformer_deploy.runtime.pipeline import DEPTH, LANES, Options
@@ -138,3 +139,26 @@ def test_a_binding_without_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
     np.testing.assert_array_equal(found, expected)
     engine.close()
     assert gpu.held == 0
+
+
+def test_a_run_that_cannot_be_captured_is_run_plainly(
+    host_gpu: Gpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RTX says so of a context; it is asked outside of captures, and after a run."""
+    asked: list[int] = []
+
+    def capturable(session: TrtSession, stream: Any) -> bool:
+        asked.append(host_gpu.host.count("cuStreamBeginCapture"))
+        return len(asked) > 2
+
+    monkeypatch.setattr(TrtSession, "capturable", capturable)
+    engine, host = host_gpu.engine(network(CLASSES)), host_gpu.host
+    given = frames(5, 61, 83)
+    with Segmenter(engine, spec=SPEC, device="cuda") as segment:
+        found = [segment(frame) for frame in given]
+    with Segmenter(engine, spec=SPEC, device="cpu") as segment:
+        for one, frame in zip(found, given, strict=True):
+            np.testing.assert_array_equal(one, segment(frame))
+    assert asked == [0, 0, 0], "not of the first frame, nor of a graph"
+    assert host.count("cuGraphLaunch") == 2
+    engine.close()

@@ -234,6 +234,8 @@ class _Build:
         )
         if any("CUDA" in error or "cuda" in error for error in errors):
             advice = "this needs a GPU: build on the device, or leave out --refit and the like"
+        elif any("OutOfMemory" in error for error in errors):
+            advice = "lower the largest size or batch (--profile, --batch), or build with --fp16"
         elif any("workspace limit" in error for error in errors):
             advice = "raise --workspace, or leave it out"
         return BuildError(
@@ -257,6 +259,8 @@ class _Build:
         if options.workspace_bytes is not None:
             config.set_memory_pool_limit(api.MemoryPoolType.WORKSPACE, options.workspace_bytes)
         config.max_aux_streams = options.aux_streams
+        for flag in flavour.flags:
+            config.set_flag(getattr(api.BuilderFlag, flag))
         if not options.tf32:
             config.clear_flag(api.BuilderFlag.TF32)
         if options.level is not None:

@@ -49,19 +49,26 @@ def open_context(library: Library, engine: trt.ICudaEngine, cache: Path | None) 
     """A context with user-managed memory.
 
     Args:
-        cache: file of the runtime cache, for a flavour that has one.
+        cache: file of the runtime cache, for a flavour that compiles at load; None keeps nothing.
     """
     api = library.api
     strategy = api.ExecutionContextAllocationStrategy.USER_MANAGED
-    if not library.flavour.runtime_cache or cache is None:
+    if not library.flavour.compiles_at_load:
         return Context(engine.create_execution_context(strategy))
-    return _with_cache(api, engine, strategy, cache)
+    return _configured(api, engine, strategy, cache)
 
 
-def _with_cache(api: Any, engine: Any, strategy: Any, path: Path) -> Context:
+def _configured(module: Any, engine: Any, strategy: Any, path: Path | None) -> Context:
     cuda_engine: rtx.ICudaEngine = engine
     config: rtx.IRuntimeConfig = cuda_engine.create_runtime_config()
     config.set_execution_context_allocation_strategy(strategy)
+    when: type[rtx.DynamicShapesKernelSpecializationStrategy]
+    when = module.DynamicShapesKernelSpecializationStrategy
+    # Lazily, a new shape runs on fallback kernels for a while, and a graph captured then would
+    # keep them for life.
+    config.dynamic_shapes_kernel_specialization_strategy = when.EAGER
+    if path is None:
+        return Context(cuda_engine.create_execution_context(config))
     cache: rtx.IRuntimeCache = config.create_runtime_cache()
     known = path.read_bytes() if path.is_file() else b""
     if known and not cache.deserialize(known):

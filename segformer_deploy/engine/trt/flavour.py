@@ -32,7 +32,12 @@ class Flavour:
         default_capabilities: the oldest one that a plan runs on where none is named.
         timing_cache: the builder times tactics and may keep what it learnt. Attached to RTX,
             which times nothing, it asks for a GPU.
-        runtime_cache: what is compiled at load may be kept for the next load.
+        flags: names of `BuilderFlag` that every plan is built with. RTX's is what a CUDA graph
+            asks: no memory is taken while it runs, and the stated memory is all there is.
+        compiles_at_load: kernels are compiled for the device at load, and for shapes as they
+            come; an `IRuntimeConfig` says when, and keeps them for the next load.
+        states_capture: a context says whether its runs may be captured as a CUDA graph; where
+            none does, they may.
         states_validity: the runtime says before loading whether a plan fits this machine.
         refit_without_gpu: a refittable plan can be built with no device.
         hardware_levels: "ampere-plus" plans make sense (RTX's are portable as they are).
@@ -48,7 +53,9 @@ class Flavour:
     capabilities: tuple[str, ...]
     default_capability: str
     timing_cache: bool
-    runtime_cache: bool
+    flags: tuple[str, ...]
+    compiles_at_load: bool
+    states_capture: bool
     states_validity: bool
     refit_without_gpu: bool
     hardware_levels: bool
@@ -66,7 +73,9 @@ FLAVOURS = {
         capabilities=(),
         default_capability="",
         timing_cache=True,
-        runtime_cache=False,
+        flags=(),
+        compiles_at_load=False,
+        states_capture=False,
         states_validity=False,
         refit_without_gpu=False,
         hardware_levels=True,
@@ -82,7 +91,9 @@ FLAVOURS = {
         capabilities=("7.5", "8.0", "8.6", "8.9", "12.0", "12.1"),
         default_capability="8.0",
         timing_cache=False,
-        runtime_cache=True,
+        flags=("REQUIRE_USER_ALLOCATION",),
+        compiles_at_load=True,
+        states_capture=True,
         states_validity=True,
         refit_without_gpu=False,
         hardware_levels=False,

@@ -31,6 +31,7 @@ from segformer_deploy.spec import FrameSize
 
 if TYPE_CHECKING:
     import tensorrt as trt
+    import tensorrt_rtx as rtx
 
 _ALIGNMENT = 256
 """Of context memory, as `set_device_memory` asks."""
@@ -188,6 +189,16 @@ class TrtSession:
             self._bound = wanted
         if not self._context.execute_async_v3(stream.handle):
             raise self._failed(f"a run on {'x'.join(map(str, shape))} did not start")
+
+    def capturable(self, stream: Stream) -> bool:
+        """Whether the run that was enqueued last may be captured on `stream` if repeated."""
+        self._open_driver()
+        if not self._engine.library.flavour.states_capture:
+            return True
+        if self._bound is None:  # nothing to ask about
+            return False
+        context: rtx.IExecutionContext = self._context
+        return bool(context.is_stream_capturable(stream.handle))
 
     def _open_driver(self) -> Driver:
         if self._driver is None:

@@ -12,6 +12,17 @@ Machine &machine() {
 
 void fault(const std::string &what) { machine().faults.push_back(what); }
 
+bool find_stream(Stream *&stream) {
+    Machine &here = machine();
+    if (stream != (Stream *)1) return here.context->streams.count(stream);
+    if (!here.context->legacy) {
+        here.context->legacy = new Stream;
+        here.all_streams.push_back(here.context->legacy);
+    }
+    stream = here.context->legacy;
+    return true;
+}
+
 void end_context() {
     Machine &here = machine();
     Context *context = here.context;

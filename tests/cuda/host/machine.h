@@ -108,6 +108,8 @@ struct Stream {
     std::map<Stream *, size_t> clock;
 };
 
+/* Whether there is such a stream; a 1, CU_STREAM_LEGACY, becomes the context's own. */
+bool find_stream(Stream *&stream);
 int enqueue(Stream *stream, Work work);
 void record(Stream *stream, Event *event);
 int wait_for(Stream *stream, const Event *event);
@@ -141,6 +143,7 @@ struct Context {
     int retained = 0;
     int sticky = OK; /* after a kernel's fault every call fails, as on a GPU */
     std::set<Stream *> streams;
+    Stream *legacy = nullptr; /* where others work who name no stream */
     std::set<Event *> events;
     std::map<void *, std::shared_ptr<Module>> modules;
     std::map<void *, std::unique_ptr<Function>> functions;

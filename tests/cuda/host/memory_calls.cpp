@@ -34,7 +34,7 @@ bool on_device(uintptr_t address, size_t size) { return lies_in(Place::device, a
 
 /* The bytes move when the work runs, also from memory that is not pinned. */
 int copy_later(Stream *stream, uintptr_t to, uintptr_t from, size_t size, bool up, bool down) {
-    if (!machine().context->streams.count(stream)) return INVALID_HANDLE;
+    if (!find_stream(stream)) return INVALID_HANDLE;
     if (!size) return OK;
     if (!(up ? on_device(to, size) : host_range(to, size))) return INVALID_VALUE;
     if (!(down ? on_device(from, size) : host_range(from, size))) return INVALID_VALUE;

@@ -14,7 +14,7 @@ int waited(int result) {
 }  // namespace
 
 #define NEEDS_STREAM(stream) \
-    if (!context->streams.count(stream)) return INVALID_HANDLE
+    if (!find_stream(stream)) return INVALID_HANDLE
 #define NEEDS_EVENT(event) \
     if (!context->events.count(event)) return INVALID_HANDLE
 
@@ -30,7 +30,7 @@ static int stream_create(Stream **answer, unsigned flags) {
 /* What is queued still runs, some time. */
 static int stream_destroy(Stream *stream) {
     ENTER("cuStreamDestroy", Needs::context);
-    NEEDS_STREAM(stream);
+    if (!context->streams.count(stream)) return INVALID_HANDLE;
     context->streams.erase(stream);
     stream->open = false;
     return OK;
@@ -82,6 +82,7 @@ static int event_destroy(Event *event) {
 
 static int event_record(Event *event, Stream *stream) {
     ENTER("cuEventRecord", Needs::context);
+    if (!stream) stream = (Stream *)1; /* elsewhere a null is more likely a mistake */
     NEEDS_STREAM(stream);
     NEEDS_EVENT(event);
     record(stream, event);

@@ -22,7 +22,7 @@ from tests.engine.trt.fake_trt import (
 HEADER = struct.Struct("<8s12s12s28sI")
 """Magic, module, version, compute capabilities, bits; 64 bytes, as many as RTX's."""
 MAGIC = b"FAKEPLAN"
-HOST_CODE, VERSION_COMPATIBLE = 1, 2
+HOST_CODE, VERSION_COMPATIBLE, USER_ALLOCATION = 1, 2, 4
 AUX_STREAM_BYTES = 8_192_000
 NO_DRIVER = (
     "[checkMacros.cpp::catchCudaError::250] Error Code 1: Cuda Runtime (cudaError 35: CUDA driver "
@@ -250,6 +250,7 @@ class Builder:
         compatible = "VERSION_COMPATIBLE" in build.flags
         lean = compatible and "EXCLUDE_LEAN_RUNTIME" not in build.flags
         bits = HOST_CODE * lean + VERSION_COMPATIBLE * compatible
+        bits |= USER_ALLOCATION * ("REQUIRE_USER_ALLOCATION" in build.flags)
         numbers = [name[2:-1] + "." + name[-1] for name in build.capabilities]
         places = self.world.cc
         if self.world.rtx:

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.engine.trt.fake_builder import HEADER
+from tests.engine.trt.fake_builder import HEADER, USER_ALLOCATION
 from tests.engine.trt.fake_runtime import ICudaEngine, IExecutionContext, Runtime
-from tests.engine.trt.fake_trt import AllocationStrategy, EngineValidity, MisuseError, World
+from tests.engine.trt.fake_trt import (
+    AllocationStrategy,
+    EngineValidity,
+    ILogger,
+    MisuseError,
+    Specialisation,
+    World,
+)
 
 
 class RtxRuntime(Runtime):
@@ -51,11 +58,12 @@ class IRuntimeCache:
 
 
 class IRuntimeConfig:
-    __slots__ = ("_cache", "_strategy", "_world")
+    __slots__ = ("_cache", "_strategy", "_world", "dynamic_shapes_kernel_specialization_strategy")
 
     def __init__(self, world: World) -> None:
         self._world, self._strategy = world, AllocationStrategy.STATIC
         self._cache: IRuntimeCache | None = None
+        self.dynamic_shapes_kernel_specialization_strategy = Specialisation.LAZY
 
     def set_execution_context_allocation_strategy(
         self, strategy: Any = AllocationStrategy.STATIC
@@ -70,18 +78,50 @@ class IRuntimeConfig:
         return True
 
 
+class RtxExecutionContext(IExecutionContext):
+    """Says whether it may be captured, and is refused in a capture where it says that not."""
+
+    lazy, allocates = True, True
+
+    def is_stream_capturable(self, stream: int) -> bool:
+        if self._world.capturing(stream):
+            raise MisuseError("whether a stream may be captured was asked in a capture of it")
+        return self._may_be_captured() and self._bound() in self._ran
+
+    def execute_async_v3(self, stream_handle: int) -> bool:
+        capturing = self._world.capturing(stream_handle)
+        if capturing and not self._may_be_captured():
+            return self._refused("execute_async_v3", "memory is allocated in a capture")
+        done = super().execute_async_v3(stream_handle)
+        self._world.fallbacks += done and self.lazy
+        return done
+
+    def _may_be_captured(self) -> bool:
+        return self._world.capturable and not self.allocates
+
+
 class RtxCudaEngine(ICudaEngine):
+    def __init__(self, world: World, logger: ILogger, plan: bytes) -> None:
+        super().__init__(world, logger, plan)
+        self._allocates = not HEADER.unpack_from(plan)[-1] & USER_ALLOCATION
+
     def create_runtime_config(self) -> IRuntimeConfig:
         return IRuntimeConfig(self._world)
 
     def create_execution_context(
         self, strategy: Any = AllocationStrategy.STATIC
     ) -> IExecutionContext | None:
-        cache = IRuntimeCache(b"")
-        if isinstance(strategy, IRuntimeConfig):
-            cache = strategy._cache or cache
-            strategy = strategy._strategy
-        context = super().create_execution_context(strategy)
+        config = strategy if isinstance(strategy, IRuntimeConfig) else IRuntimeConfig(self._world)
+        if config is not strategy:
+            config.set_execution_context_allocation_strategy(strategy)
+        context = super().create_execution_context(config._strategy)
         if context is not None:
-            context.compile = cache.compile
+            context.compile = (config._cache or IRuntimeCache(b"")).compile
+        if isinstance(context, RtxExecutionContext):
+            specialised = config.dynamic_shapes_kernel_specialization_strategy
+            context.lazy = specialised != Specialisation.EAGER
+            context.allocates = self._allocates
         return context
+
+    def _context(self) -> IExecutionContext:
+        return RtxExecutionContext(self, self._world, self._logger)

@@ -153,6 +153,9 @@ class ICudaEngine:
             return None
         if strategy != AllocationStrategy.USER_MANAGED:
             raise MisuseError(f"context memory of the library's own: {strategy}")
+        return self._context()
+
+    def _context(self) -> IExecutionContext:
         return IExecutionContext(self, self._world, self._logger)
 
     def create_engine_inspector(self) -> EngineInspector:
@@ -239,7 +242,7 @@ class IExecutionContext:
         missing = set(self._engine._borders) - set(self._addresses)
         if missing or self.infer_shapes():
             raise MisuseError(f"a run without addresses {missing} or shapes {self.infer_shapes()}")
-        bound = self._profile, *self._shapes.items()
+        bound = self._bound()
         if capturing and bound not in self._ran:
             # What the first run of a shape sets up is not allowed in a capture.
             return self._refused("execute_async_v3", "stream is capturing, and nothing ran before")
@@ -251,6 +254,9 @@ class IExecutionContext:
         self._world.runs.append(self._shapes["image"])
         self._world.compiled += self.compile()
         return True
+
+    def _bound(self) -> tuple[Any, ...]:
+        return self._profile, *self._shapes.items()
 
     def _run_of(
         self, shapes: dict[str, tuple[int, ...]], addresses: dict[str, int], names: list[str]

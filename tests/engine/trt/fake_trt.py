@@ -23,6 +23,8 @@
     world.builders                          those that are alive
     world.runs                              shapes of the images that were executed
     world.compiled                          RTX: contexts that found no kernels in their cache
+    world.capturable                        RTX: False has contexts say that no run may be captured
+    world.fallbacks                         RTX: runs on kernels that were not made for their shape
     world.touched                           what TensorRT 11 removed and someone used on 10
 
 A plan is a header (whose, version, compute capability) before the ONNX graph, which the
@@ -75,6 +77,7 @@ ErrorCode = members(
 AllocationStrategy = members(
     "ExecutionContextAllocationStrategy", "STATIC ON_PROFILE_CHANGE USER_MANAGED"
 )
+Specialisation = members("DynamicShapesKernelSpecializationStrategy", "LAZY EAGER NONE")
 EngineValidity = members("EngineValidity", "VALID SUBOPTIMAL INVALID")
 _DIAGNOSTICS = (
     *("VERSION_MISMATCH", "UNSUPPORTED_CC", "OLD_CUDA_DRIVER", "OLD_CUDA_RUNTIME"),
@@ -149,7 +152,8 @@ def make_fake(version: str) -> Any:
     world = World(version, rtx)
     api = types.ModuleType("tensorrt_rtx" if rtx else "tensorrt")
     api.__version__ = version  # type: ignore[attr-defined]
-    flags = [*_FLAGS, *(_REMOVED_FLAGS if world.old else ())]
+    own = ("REQUIRE_USER_ALLOCATION",) if rtx else ()
+    flags = [*_FLAGS, *own, *(_REMOVED_FLAGS if world.old else ())]
     parts: dict[str, Any] = {
         "world": world,
         "DataType": DataType,
@@ -178,6 +182,7 @@ def make_fake(version: str) -> Any:
         parts["ComputeCapability"] = members(
             "ComputeCapability", "NONE CURRENT SM75 SM80 SM86 SM89 SM120 SM121"
         )
+        parts["DynamicShapesKernelSpecializationStrategy"] = Specialisation
         parts["EngineValidity"], parts["EngineInvalidityDiagnostics"] = EngineValidity, Diagnostics
     if world.old:
         for name in ("IInt8Calibrator", "IInt8EntropyCalibrator2", "IInt8MinMaxCalibrator"):

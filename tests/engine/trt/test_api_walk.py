@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from segformer_deploy.engine import trt as room
+from segformer_deploy.engine.trt.flavour import FLAVOURS
 from tests.engine.trt.api_walk import RTX, Names, Use, names_of, unknown, uses_of
 from tests.engine.trt.proof import folder_with, rtx
 
@@ -56,6 +57,13 @@ def test_what_only_rtx_has_is_in_rtx() -> None:
     assert unknown(asked, names_of_rtx()) == []
 
 
+def test_what_is_named_in_the_table_is_there() -> None:
+    flags = FLAVOURS["tensorrt-rtx"].flags
+    assert flags
+    assert set(flags) <= names_of_rtx()["BuilderFlag"]
+    assert FLAVOURS["tensorrt"].flags == ()
+
+
 @pytest.mark.parametrize(
     ("owner", "name"),
     [
@@ -74,6 +82,9 @@ def test_what_only_rtx_has_is_in_rtx() -> None:
         ("ICudaEngine", "get_device_memory_size_for_profile_v2"),
         ("IExecutionContext", "set_device_memory"),
         ("IExecutionContext", "execute_async_v3"),
+        (RTX + "IExecutionContext", "is_stream_capturable"),
+        (RTX + "IRuntimeConfig", "dynamic_shapes_kernel_specialization_strategy"),
+        (RTX + "DynamicShapesKernelSpecializationStrategy", "EAGER"),
     ],
 )
 def test_the_walk_sees_what_we_use(owner: str, name: str) -> None:

@@ -54,12 +54,17 @@ def build(library: Library) -> Callable[..., Plan]:
 Make = Callable[..., Plan]
 
 
+def always(world: World) -> set[str]:
+    """What every plan is built with: a CUDA graph of an RTX plan may not allocate memory."""
+    return {"REQUIRE_USER_ALLOCATION"} if world.rtx else set()
+
+
 @every
 def test_the_same_code_builds(build: Make, world: World) -> None:
     plan = build()
     (asked,) = world.builds
     assert asked.strongly_typed
-    assert asked.flags == frozenset(), "FP32 is FP32: not even TF32 is left on"
+    assert asked.flags == always(world), "FP32 is FP32: not even TF32 is left on"
     assert (asked.aux_streams, asked.level, asked.limits) == (0, 3, {})
     assert (asked.hardware, asked.verbosity, asked.capabilities) == ("NONE", "DETAILED", ())
     assert asked.timing_cache is None
@@ -84,7 +89,8 @@ def test_options_are_passed_on(build: Make, world: World) -> None:
         profiles=(STATIC, profile((1, 64, 64), (1, 96, 96), (4, 128, 128))),
     )
     (asked,) = world.builds
-    assert asked.flags == {"TF32", "REFIT", "VERSION_COMPATIBLE", "EXCLUDE_LEAN_RUNTIME"}
+    given = {"TF32", "REFIT", "VERSION_COMPATIBLE", "EXCLUDE_LEAN_RUNTIME"}
+    assert asked.flags == given | always(world)
     assert not asked.flags & set(PRECISIONS)
     assert asked.limits == {"WORKSPACE": 123_456}
     assert (asked.aux_streams, asked.level, len(asked.profiles)) == (3, 5, 2)
@@ -207,6 +213,14 @@ def test_other_errors_are_not_retried(build: Make, world: World, error: str, adv
         build(graph_bytes("int8"))
     assert advice in caught.value.next_step
     assert len(world.builds) == 1
+
+
+@every
+def test_more_memory_than_there_is(build: Make, world: World) -> None:
+    world.failures = ["Error Code 2: OutOfMemory (Requested size was 68733425636 bytes.)"]
+    with pytest.raises(BuildError, match="68733425636 bytes") as caught:
+        build()
+    assert "lower the largest size" in caught.value.next_step
 
 
 @every

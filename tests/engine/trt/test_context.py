@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from segformer_deploy.engine.trt.runtime import TrtEngine
-from tests.engine.trt.fake_trt import RTX
+from tests.engine.trt.fake_rtx import RtxCudaEngine
+from tests.engine.trt.fake_trt import RTX, AllocationStrategy
 from tests.engine.trt.machines import LITTLE, SMALL, Machine, expected
 from tests.model.tiny import random_frames
 
@@ -26,6 +27,7 @@ def run(machine: Machine, cache: Path | None) -> None:
     session.close()
     engine.close()
     assert machine.world.held == 0
+    assert machine.world.fallbacks == 0
 
 
 @rtx
@@ -60,6 +62,22 @@ def test_without_a_place_for_it_the_plan_runs_all_the_same(
     run(machine, tmp_path / "file" / "plan.cache")
     run(machine, None)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file"]
+
+
+@rtx
+def test_the_fake_sees_a_context_that_specialises_lazily(machine: Machine) -> None:
+    """Which is what RTX does unless told otherwise, with or without a configuration."""
+    user_managed = AllocationStrategy.USER_MANAGED
+    session = machine.session(SMALL)
+    engine: RtxCudaEngine = session._cuda_engine
+    config = engine.create_runtime_config()
+    config.set_execution_context_allocation_strategy(user_managed)
+    for lazy in (config, user_managed):
+        session = machine.session(SMALL)
+        session._context = session._cuda_engine.create_execution_context(lazy)
+        before = machine.world.fallbacks
+        session.run({"image": random_frames(1, 64, 96)})
+        assert machine.world.fallbacks == before + 1
 
 
 def test_tensorrt_has_no_such_cache(machine: Machine, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import _thread
 import threading
 import time
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -52,6 +53,21 @@ def test_memory_figures_are_in_order() -> None:
     assert plan("fp16", 0).activation_memory_bytes < plan("fp32", 0).activation_memory_bytes
     assert plan("fp16", 0).weights_memory_bytes < plan("fp32", 0).weights_memory_bytes
     assert plan("fp16", 0).activation_memory_bytes < plan("fp16", 1).activation_memory_bytes
+
+
+def test_what_a_cuda_graph_asks_for_costs_no_memory() -> None:
+    """The flag is taken, seen by the builder, and states no more than a plan without it."""
+    library = rtx()
+    bare = replace(library, flavour=replace(library.flavour, flags=()))
+    sizes = profile((1, 64, 64), (1, 256, 256), (2, 512, 512))
+    for chosen in ((STATIC,), (DYNAMIC,), (sizes,)):
+        for name in ("fp16", "fp32"):
+            options, onnx = PlanOptions(chosen), graph_bytes(name)
+            ours, other = (plan_from_onnx(one, onnx, options) for one in (library, bare))
+            assert ours.activation_memory_bytes == other.activation_memory_bytes
+            assert ours.weights_memory_bytes == other.weights_memory_bytes
+            # Without it a plan also has what it needs to take memory while it runs.
+            assert (len(ours.data) < len(other.data)) == (chosen != (STATIC,))
 
 
 def test_more_streams_never_need_less() -> None:

@@ -58,6 +58,8 @@ class World:
     builders: weakref.WeakSet[Any] = field(default_factory=weakref.WeakSet)
     runs: list[tuple[int, ...]] = field(default_factory=list)
     compiled: int = 0
+    capturable: bool = True
+    fallbacks: int = 0
     touched: list[str] = field(default_factory=list)
 
     @property
