@@ -212,6 +212,7 @@ class CudaPythonDriver:
     def close(self) -> None:
         if self._device is None:
             return
+        self.attach()
         # The context lives on where others share it: what is held goes back now, and first of all
         # the streams, which wait for work that uses the rest.
         run_all(partial(self._ledger.close, HeldStream), self._leave)

@@ -236,6 +236,11 @@ def test_others_may_change_the_context(host_gpu: Gpu, expected: list[Any]) -> No
             away()
             np.testing.assert_array_equal(found, wanted)
         away()
+    with Segmenter(engine, spec=SPEC, device="cpu") as segment:
+        for frame, wanted in zip(GIVEN, expected, strict=True):
+            away()
+            np.testing.assert_array_equal(segment(frame), wanted)
+        away()
     engine.close()
 
 

@@ -149,6 +149,7 @@ class TrtSession:
 
     def run(self, arrays: Arrays) -> dict[str, Array]:
         driver, image = self._open_driver(), checked_image(arrays)
+        driver.attach()
         if image.shape != self._shape:
             self._shape = None  # half-prepared until all of it is right
             self._choose_profile(driver, image.shape, self._stream)
