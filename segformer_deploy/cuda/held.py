@@ -10,15 +10,18 @@ from segformer_deploy.errors import RunError
 
 
 def run_all(*steps: Callable[[], object]) -> None:
-    """Every step, whatever fails, Ctrl-C included; then the first error is raised."""
-    errors: list[BaseException] = []
+    """Every step, whatever fails; then the first error is raised.
+
+    Ctrl-C too: on a board whose memory is short, what stays held is missed by the next run.
+    """
+    first: BaseException | None = None
     for step in steps:
         try:
             step()
         except BaseException as error:
-            errors.append(error)
-    if errors:
-        raise errors[0]
+            first = first or error
+    if first is not None:
+        raise first
 
 
 class Held:

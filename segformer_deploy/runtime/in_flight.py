@@ -4,25 +4,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from functools import partial
 
+from segformer_deploy.cuda.held import run_all
 from segformer_deploy.engine.session import Array
 from segformer_deploy.runtime.batch import Frame
-from segformer_deploy.runtime.closing import close_all
 from segformer_deploy.runtime.device_kernels import Format
 from segformer_deploy.runtime.device_segment import DeviceSegment
 from segformer_deploy.runtime.pipeline import Ticket
-
-
-@dataclass(frozen=True)
-class _Landing:
-    """A frame under way whose answer nobody wants."""
-
-    gpu: DeviceSegment
-    ticket: Ticket
-
-    def close(self) -> None:
-        self.gpu.collect(self.ticket)
 
 
 def stream_on_gpu(
@@ -56,6 +45,6 @@ def stream_on_gpu(
             yield land()
     finally:
         # The caller went, or the GPU failed: the rest must land.
-        close_all([_Landing(gpu, ticket) for _, ticket in flying])
+        run_all(*(partial(gpu.collect, ticket) for _, ticket in flying))
     if not isinstance(ended, StopIteration):
         raise ended

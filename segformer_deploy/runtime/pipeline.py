@@ -17,11 +17,13 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy.typing as npt
 
 from segformer_deploy.cuda.driver import Driver, Stream
+from segformer_deploy.cuda.held import run_all
 from segformer_deploy.engine.session import DeviceEngine
 from segformer_deploy.errors import BackendError, RunError
 from segformer_deploy.runtime.closing import close_all
@@ -246,19 +248,13 @@ class Pipeline:
         lanes = list(self._lanes.values())
         self._lanes.clear()
         # Whatever is still queued reads and writes the memory that goes next.
-        drained = [_Drained(driver, stream) for stream in self._streams]
-        close_all([*drained, *lanes, *self._streams, self._code, driver])
+        run_all(
+            *(partial(self._drain, driver, stream) for stream in self._streams),
+            partial(close_all, [*lanes, *self._streams, self._code, driver]),
+        )
 
-
-@dataclass(frozen=True)
-class _Drained:
-    """A stream, to be waited for."""
-
-    driver: Driver
-    stream: Stream
-
-    def close(self) -> None:
-        self.driver.synchronise(self.stream)
+    def _drain(self, driver: Driver, stream: Stream) -> None:
+        driver.synchronise(stream)
 
 
 @dataclass(frozen=True)
