@@ -1,13 +1,24 @@
-"""segdeploy run: segment a video, a folder of frames or a picture."""
+"""segdeploy run: segment videos, pictures, cameras and streams."""
 
 from __future__ import annotations
 
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from segformer_deploy.cli.capture_options import (
+    InputFormat,
+    InputFps,
+    InputOption,
+    InputSize,
+    Live,
+    Loop,
+    Reconnect,
+    Stall,
+    capture_options,
+)
 from segformer_deploy.cli.common import (
     Arena,
     Backend,
@@ -27,25 +38,74 @@ from segformer_deploy.cli.common import (
     rebuilt_if_asked,
     say,
 )
+from segformer_deploy.cli.live_status import line_from_stats, live_status
 from segformer_deploy.errors import InputError
+
+if TYPE_CHECKING:
+    from segformer_deploy.video.loop import RunReport
+    from segformer_deploy.workflow.run import Run, RunJob
+
+_PAGE = "Page"
 
 
 def command(
-    source: Annotated[str, typer.Option("--source", "-s", help="Video, picture or folder.")],
+    source: Annotated[
+        list[str],
+        typer.Option(
+            "--source",
+            "-s",
+            help="Video, picture, folder, camera:0, csi:0, gst:…, rtsp://…, test:, or - for raw "
+            "frames on stdin; several share the engine.",
+        ),
+    ],
     engine: EngineArgument = None,
     output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", help="Overlay: .mp4/.mkv/.mov, .png/.jpg, or a folder."),
+        list[str] | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Overlay: .mp4/.mkv/.mov, .png/.jpg, a folder, rtsp://…, /dev/video9; several.",
+        ),
     ] = None,
     masks: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Class maps as PNG indices.")
     ] = None,
+    json_lines: Annotated[
+        str | None, typer.Option(metavar="FILE|-", help="Each frame's class shares, a line each.")
+    ] = None,
+    stabilise: Annotated[
+        bool, typer.Option("--stabilise", help="Steadier class maps: less flicker.")
+    ] = False,
     opacity: Annotated[float, typer.Option(min=0.0, max=1.0, help="Of the overlay.")] = 0.5,
     legend: Annotated[bool, typer.Option("--legend/--no-legend", help="Class names.")] = True,
     max_frames: Annotated[int | None, typer.Option(min=1, help="Stop after so many.")] = None,
     overlap: Annotated[
         bool, typer.Option("--overlap/--no-overlap", help="Read and write while segmenting.")
     ] = True,
+    live: Live = None,
+    loop: Loop = False,
+    reconnect: Reconnect = True,
+    stall: Stall = 5.0,
+    input_size: InputSize = None,
+    input_fps: InputFps = None,
+    input_format: InputFormat = "bgr24",
+    input_option: InputOption = None,
+    view: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[HOST:]PORT", help="A live page, on this machine only.", rich_help_panel=_PAGE
+        ),
+    ] = None,
+    token: Annotated[
+        str | None,
+        typer.Option(help="What the page asks for; else made.", rich_help_panel=_PAGE),
+    ] = None,
+    recordings: Annotated[
+        Path,
+        typer.Option(
+            metavar="FOLDER", help="Where its record button writes.", rich_help_panel=_PAGE
+        ),
+    ] = Path("recordings"),
     size: Size = None,
     threads: Threads = None,
     backend: Backend = "auto",
@@ -56,24 +116,48 @@ def command(
     trust: Trust = False,
     json: Json = False,
 ) -> None:
-    """Segment every frame of a source and write overlays, class maps, or both.
+    """Segment every frame of a source, or the newest of a live one; write, show or send it.
 
-    Ctrl-C ends the run and leaves a playable file of the frames so far.
+    Ctrl-C or SIGTERM ends the run and leaves playable files of the frames so far.
 
-    Example:  segdeploy run --source street.mp4 --output overlay.mp4 --masks masks
+    Example:  segdeploy run --source rtsp://camera/stream --output overlay.mp4 --view 8080
     """
-    from segformer_deploy.runtime.segmenter import Segmenter
-    from segformer_deploy.video.loop import run
-    from segformer_deploy.video.overlay import Overlay
-    from segformer_deploy.video.sink import MaskSink, open_sink
-    from segformer_deploy.video.source import open_source
+    from segformer_deploy.video.interrupts import terminable
+    from segformer_deploy.workflow.run import Run, RunJob, opened
 
-    if output is None and masks is None:
-        raise InputError("nothing to write was named", "--output, --masks or both")
+    job = RunJob(
+        sources=tuple(source),
+        outputs=tuple(output or ()),
+        masks=masks,
+        json_lines=json_lines,
+        capture=capture_options(
+            live=live,
+            loop=loop,
+            reconnect=reconnect,
+            stall=stall,
+            input_size=input_size,
+            input_fps=input_fps,
+            input_format=input_format,
+            input_option=input_option,
+        ),
+        view=view,
+        token=token,
+        recordings=recordings,
+        stabilise=stabilise,
+        opacity=opacity,
+        legend=legend,
+        max_frames=max_frames,
+        overlap=overlap,
+    )
+    if json and json_lines == "-":
+        raise InputError("--json and --json-lines - both want stdout", "one of them")
     with ExitStack() as stack:
-        # The source first: a wrong name should not wait for an engine to load.
-        frames = stack.enter_context(open_source(source))
+        terminated = stack.enter_context(terminable())
+        # The sources first: a camera wants to be opened before the engine's libraries are.
+        sources = stack.enter_context(opened(job))
         path = rebuilt_if_asked(engine_or_newest(engine), rebuild)
+        from segformer_deploy.runtime.segmenter import Segmenter
+
         segment = stack.enter_context(
             Segmenter(
                 path,
@@ -86,38 +170,52 @@ def command(
                 trust=trust,
             )
         )
-        spec = segment.spec
         introduce(segment)
-        sink = stack.enter_context(open_sink(output, frames)) if output else None
-        mask_sink = stack.enter_context(MaskSink(masks, spec.classes, frames)) if masks else None
-        total = frames.frame_count if max_frames is None else max_frames
-        with progress("segmenting", total) as advance:
-            report = run(
-                frames,
-                segment,
-                sink=sink,
-                masks=mask_sink,
-                overlay=Overlay(spec.palette, spec.class_names, legend=legend) if sink else None,
-                opacity=opacity,
-                on_frame=lambda done: advance(done.frames),
-                max_frames=max_frames,
-                class_names=spec.class_names,
-                overlap=overlap,
-            )
-    for note in report.notes:
-        say(f"note: {note}")
-    places = " and ".join(str(place) for place in (output, masks) if place)
-    say(f"{report.frames} frames in {report.seconds:.1f} s ({report.fps:.1f} frames/s): {places}")
+        run = stack.enter_context(Run(job, sources, segment))
+        if run.view is not None:
+            say(f"view: {run.view.url}")
+        reports = _gone(run, job)
+    _tell(job, reports)
     if json:
-        emit(
-            {
-                "engine": str(path),
-                "source": source,
-                "output": str(output) if output else None,
-                "masks": str(masks) if masks else None,
-                **report.to_dict(),
-            }
-        )
-    if report.interrupted:
-        say("interrupted: the files hold the frames so far")
-        raise typer.Exit(130)
+        emit(_to_dict(str(path), job, reports))
+    if any(report.interrupted for report in reports):
+        say("ended by SIGTERM" if terminated() else "interrupted: the files hold the frames so far")
+        raise typer.Exit(143 if terminated() else 130)
+
+
+def _gone(run: Run, job: RunJob) -> list[RunReport]:
+    """Run it, with a bar where the end is known, and a line for each stream where not."""
+    if any(stream.source.live for stream in run.streams):
+        with live_status(run.stats):
+            return run.go()
+    counts = [stream.source.frame_count for stream in run.streams]
+    known = [count for count in counts if count is not None]
+    total = sum(known) if len(known) == len(counts) else None
+    if job.max_frames is not None:
+        total = job.max_frames * len(counts)
+    with progress("segmenting", total) as advance:
+        return run.go(lambda done: advance(sum(stats.shown for stats in run.stats())))
+
+
+def _tell(job: RunJob, reports: list[RunReport]) -> None:
+    places = [*job.outputs, job.masks, job.json_lines]
+    where = " and ".join(str(place) for place in places if place)
+    for name, report in zip(job.names, reports, strict=True):
+        for note in report.notes:
+            say(f"note: {note}")
+        which = f"{name}: " if len(reports) > 1 else ""
+        rate = f"{report.frames} frames in {report.seconds:.1f} s ({report.fps:.1f} frames/s)"
+        say(f"{which}{rate}" + (f": {where}" if where else ""))
+        if report.live is not None:
+            say(line_from_stats(report.live))
+
+
+def _to_dict(engine: str, job: RunJob, reports: list[RunReport]) -> dict[str, Any]:
+    """One source's report stands at the top, several in a list."""
+    streams = [
+        {"source": name, **job.places(number), **report.to_dict()}
+        for number, (name, report) in enumerate(zip(job.names, reports, strict=True))
+    ]
+    if len(streams) == 1:
+        return {"engine": engine, **streams[0]}
+    return {"engine": engine, "streams": streams}

@@ -19,7 +19,7 @@ from typing import Any, cast
 
 import numpy.typing as npt
 
-ABI = 1
+ABI = 2
 """Number of the kernels' interface; a library with another one is not used."""
 VARIABLE = "SEGDEPLOY_KERNELS"
 
@@ -60,11 +60,23 @@ class TapsTable(ctypes.Structure):
     ]
 
 
+class StabiliseJob(ctypes.Structure):
+    """`Stabilise` in kernels.h."""
+
+    _fields_ = [
+        *((name, _POINTER) for name in ("picture", "picture_before", "given", "shown")),
+        *((name, _POINTER) for name in ("evidence", "motion", "voted", "out_evidence", "out")),
+        *((name, _INT) for name in ("height", "width", "cell", "motion_width", "wide")),
+        *((name, _INT) for name in ("reach", "past", "trust", "most_evidence")),
+    ]
+
+
 _AXIS = ctypes.POINTER(AxisTable)
 _TAPS = ctypes.POINTER(TapsTable)
 _CLASS_MAP = [_POINTER, _INT, _AXIS, _AXIS, _INT, _INT, _INT, _POINTER, _POINTER]
 _CONFIDENCE = [_POINTER, _INT, _AXIS, _AXIS, _POINTER, _POINTER, _INT, _INT, _POINTER]
 _RESAMPLE = [_POINTER, _INT, _TAPS, _TAPS, _INT, _INT, _INT, _INT, _POINTER]
+_STABILISE = [ctypes.POINTER(StabiliseJob), _INT, _INT]
 
 
 @dataclass(frozen=True)
@@ -75,6 +87,8 @@ class Kernels:
     class_map: Callable[..., int]
     confidence: Callable[..., int]
     resample: Callable[..., int]
+    stabilise: Callable[..., int]
+    smooth: Callable[..., int]
 
 
 def load(path: Path, variant: str | None = None) -> tuple[Kernels | None, str]:
@@ -98,6 +112,8 @@ def load(path: Path, variant: str | None = None) -> tuple[Kernels | None, str]:
             _function(library, f"segdeploy_class_map_{variant}", _CLASS_MAP),
             _function(library, f"segdeploy_confidence_{variant}", _CONFIDENCE),
             _function(library, f"segdeploy_resample_{variant}", _RESAMPLE),
+            _function(library, f"segdeploy_stabilise_{variant}", _STABILISE),
+            _function(library, f"segdeploy_smooth_{variant}", _STABILISE),
         )
     except (OSError, AttributeError) as error:
         return None, f"NumPy ({path.name} does not load: {error})"

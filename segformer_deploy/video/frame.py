@@ -17,7 +17,7 @@ from segformer_deploy.errors import MediaError
 from segformer_deploy.spec import FrameSize
 
 Picture = npt.NDArray[np.uint8]
-SourceKind = Literal["video", "images", "image"]
+SourceKind = Literal["video", "images", "image", "stream"]
 
 LARGEST_PICTURE = 100_000_000
 """Pixels. A header of a few bytes can claim any size; above this nothing is decoded."""
@@ -36,6 +36,8 @@ class Frame:
         pts, time_base: the same time exactly, `pts * time_base` seconds; None for stills and
             where the file gives none.
         duration: how long it is shown, in units of `time_base`; None where unknown.
+        captured_s: when it reached this process, `time.monotonic()` seconds; None where nobody
+            waits for it (files).
     """
 
     image: Picture
@@ -45,6 +47,7 @@ class Frame:
     pts: int | None = None
     time_base: Fraction | None = None
     duration: int | None = None
+    captured_s: float | None = None
 
     @property
     def size(self) -> FrameSize:
@@ -57,8 +60,10 @@ class Source(ABC):
     Each iteration starts at the first frame.
 
     Attributes:
-        kind: ``video``, ``images`` (a folder) or ``image``.
+        kind: ``video``, ``images`` (a folder), ``image``, or ``stream``: nothing that could be
+            read a second time.
         path: what was opened.
+        live: it does not wait: frames that nobody takes in time are dropped.
         size: of the first frame, as it comes out.
         frame_count: as the file declares it, or None where it does not.
         fps: the mean rate that the file declares, or None (stills, or not stated).
@@ -68,6 +73,7 @@ class Source(ABC):
     """
 
     kind: SourceKind
+    live: bool = False
     path: Path
     size: FrameSize
     frame_count: int | None
@@ -75,6 +81,11 @@ class Source(ABC):
     corrupt: int
     finished: bool
     notes: list[str]
+
+    @property
+    def name(self) -> str:
+        """How it is called where people read it; without passwords."""
+        return str(self.path)
 
     @abstractmethod
     def __iter__(self) -> Iterator[Frame]: ...

@@ -1,4 +1,4 @@
-"""How frames travel from the source to what is done with them: in turn, or overlapped.
+"""How frames travel from the source to what is done with them: in turn, overlapped, or live.
 
 ::
 
@@ -8,8 +8,13 @@
                  calling thread   segment 0  segment 1  segment 2
                  writer thread               write 0    write 1
 
-Both give the same results in the same order, and the same error at the same frame. Segmenting
-stays on the calling thread: Ctrl-C arrives there, and an engine need not know of any other.
+    live         capture thread   5 6 7 8 9  only the newest stays
+                 calling thread   segment 4  segment 9
+                 writer thread               write 4    write 9
+
+The first two give the same results in the same order, and the same error at the same frame.
+Segmenting stays on the calling thread: Ctrl-C arrives there, and an engine need not know of any
+other.
 """
 
 from __future__ import annotations
@@ -20,6 +25,7 @@ from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import Any, Protocol
 
+from segformer_deploy.video.bell import Bell
 from segformer_deploy.video.frame import Frame, Source
 from segformer_deploy.video.interrupts import uninterrupted
 from segformer_deploy.video.overlay import ClassMap
@@ -53,8 +59,12 @@ class Line(Protocol):
     def start(self) -> None:
         """Begin. Only once the line was entered, so that it is left whatever happens."""
 
+    @property
+    def ready(self) -> bool:
+        """Whether `next` answers at once."""
+
     def next(self) -> Timed | None:
-        """The next frame to be segmented, or None at the end."""
+        """The next frame to be segmented, or None at the end; waits for it."""
 
     def put(self, frame: Frame, class_map: ClassMap, stages: dict[str, float]) -> None:
         """Have a frame finished. The class map may be overwritten afterwards."""
@@ -82,6 +92,10 @@ class InTurn:
 
     def start(self) -> None:
         """Nothing to begin."""
+
+    @property
+    def ready(self) -> bool:
+        return True
 
     def next(self) -> Timed | None:
         return self._pull()
@@ -111,10 +125,13 @@ class Overlapped:
     one. At most `AHEAD` + 1 + `BEHIND` frames are alive.
     """
 
-    def __init__(self, source: Source, most: int | None, finish: Finish) -> None:
+    def __init__(
+        self, source: Source, most: int | None, finish: Finish, bell: Bell | None = None
+    ) -> None:
         self._inbox: SimpleQueue[Read | Written | End] = SimpleQueue()
-        self._reader = Reader(source, most, AHEAD, self._inbox.put)
-        self._writer = Writer(finish, self._inbox.put)
+        self._bell = bell or Bell()
+        self._reader = Reader(source, most, AHEAD, self._post)
+        self._writer = Writer(finish, self._post)
         self._source = source
         self._read: deque[Timed] = deque()
         self._written: deque[Tell] = deque()
@@ -127,6 +144,15 @@ class Overlapped:
         with uninterrupted():
             self._reader.start()
             self._writer.start()
+
+    @property
+    def ready(self) -> bool:
+        self._receive(wait=False)
+        self._tell()
+        # With no room behind, `put` would have the other sources wait too.
+        if self._read:
+            return self._behind < BEHIND
+        return self._end is not None
 
     def next(self) -> Timed | None:
         while True:
@@ -175,6 +201,10 @@ class Overlapped:
             self._writer.wait()
             if error is None or isinstance(error, KeyboardInterrupt):
                 self._writer.check()
+
+    def _post(self, message: Read | Written | End) -> None:
+        self._inbox.put(message)
+        self._bell.ring()
 
     def _receive(self, wait: bool) -> None:
         """Take in what the threads have sent; raise the writer's error."""

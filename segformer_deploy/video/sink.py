@@ -1,4 +1,4 @@
-"""Opening where the results go: a video, a folder of pictures, one picture, class maps."""
+"""Opening where the results go: a video, a stream, a device, pictures, class maps."""
 
 from __future__ import annotations
 
@@ -25,13 +25,22 @@ def open_sink(output: str | Path, source: Source) -> Sink:
     """The sink that `output` names, for the pictures of `source`.
 
     ``.mp4 .mkv .mov``: a video. ``.png .jpg``: one picture, of a single image only. No ending,
-    or an existing folder: one PNG per frame, named as the source's frames.
+    or an existing folder: one PNG per frame, named as the source's frames. ``rtsp://…``,
+    ``rtmp://…``, ``srt://…``, ``udp://…``: pushed there. ``/dev/video9``: a v4l2loopback device.
 
     Raises:
         MediaError: another ending, a single picture for many frames, or the source itself.
         OutputError: the place cannot be written.
     """
+    if "://" in str(output):
+        from segformer_deploy.video.push_sink import PushSink
+
+        return PushSink(str(output), source)
     path = Path(output)
+    if is_loopback_device(path):
+        from segformer_deploy.video.loopback_sink import LoopbackSink
+
+        return LoopbackSink(path)
     _refuse_to_overwrite(path, source)
     ending = path.suffix.lower()
     if path.is_dir() or not ending:
@@ -52,6 +61,11 @@ def open_sink(output: str | Path, source: Source) -> Sink:
             f"--output {path.with_suffix('.mp4').name}, or --output {path.stem} for a folder",
         )
     return StillSink(path)
+
+
+def is_loopback_device(path: Path) -> bool:
+    """Whether a video device is meant: nobody calls a folder or a film ``/dev/video9``."""
+    return str(path.parent) == "/dev" and path.name.startswith("video")
 
 
 def _refuse_to_overwrite(path: Path, source: Source) -> None:

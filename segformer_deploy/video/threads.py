@@ -91,7 +91,10 @@ class Reader:
         self._source = source
         self._pull = Pull(source, most)
         self._post = post
-        self._room = threading.Semaphore(ahead)
+        # Tokens, not a semaphore: a Ctrl-C inside a semaphore's Python code leaves it locked.
+        self._room: SimpleQueue[None] = SimpleQueue()
+        for _ in range(ahead):
+            self._room.put(None)
         self._stopping = False
         self._patience = PATIENCE_S
         self._lock = threading.Lock()
@@ -108,12 +111,12 @@ class Reader:
 
     def make_room(self) -> None:
         """A frame was taken: read another."""
-        self._room.release()
+        self._room.put(None)
 
     def stop(self) -> None:
         """Read no more; a frame that is being read is lost. Does not wait."""
         self._stopping = True
-        self._room.release()
+        self._room.put(None)
 
     def wait(self) -> None:
         """Until the thread has ended, or longer than a source may take for a frame."""
@@ -147,7 +150,7 @@ class Reader:
         self._leave()
 
     def _read_one(self) -> bool:
-        self._room.acquire()
+        self._room.get()
         timed = None if self._stopping else self._pull()
         if timed is None:
             return False

@@ -25,6 +25,8 @@ from segformer_deploy.video.sound import Sound
 
 VIDEO_ENDINGS = (".mp4", ".mkv", ".mov")
 _X264 = {"crf": "20", "preset": "veryfast"}
+_LIVE_KEY_FRAMES = 60
+"""At most so many frames of a live recording go with the power."""
 _FASTEST_CLOCK = 1_000_000_000
 _RATE_OF_STILLS = Fraction(25)
 _BT709, _LIMITED = 1, 1  # ITU-T H.273
@@ -45,6 +47,9 @@ class VideoSink(Sink):
     The file appears when `close` has finished it: written aside, then renamed. Inside
     ``with``, Ctrl-C finishes it too, so that the frames so far can be played; any other error
     removes it.
+
+    What a live source gives may go on for days: such a file is written in fragments, which play
+    without an index at the end, so that closing it takes no time, however long it is.
     """
 
     def __init__(self, path: Path, source: Source) -> None:
@@ -105,13 +110,15 @@ class VideoSink(Sink):
         ending = self.path.suffix.lower()
         rate = self._source.fps or _RATE_OF_STILLS
         self._base = frame.time_base or 1 / rate
-        options = {} if ending == ".mkv" else _mp4_options(self._base)
+        options = {} if ending == ".mkv" else _mp4_options(self._base, self._source.live)
         self._container = av.open(f"file:{self._temporary}", "w", options=options)
         self._step = max(1, round(1 / (rate * self._base)))
         stream: Any = self._container.add_stream("libx264", rate=rate)
         stream.width, stream.height = width + width % 2, height + height % 2
         stream.pix_fmt = "yuv420p"
         stream.options = dict(_X264)
+        if self._source.live:
+            stream.options["g"] = str(_LIVE_KEY_FRAMES)
         context = stream.codec_context
         context.time_base = self._base
         context.colorspace = context.color_primaries = context.color_trc = _BT709
@@ -133,7 +140,7 @@ class VideoSink(Sink):
         last = self._last_pts
         if frame.pts is None or frame.time_base is None:
             pts = 0 if last is None else last + self._last_duration
-            self._untimed += self._source.kind == "video"
+            self._untimed += self._source.kind in ("video", "stream")
         else:
             pts = round(frame.pts * frame.time_base / self._base) - self._origin
         if last is not None and pts <= last:
@@ -173,50 +180,59 @@ class VideoSink(Sink):
             self.notes.append(f"{self._untimed} frames had no time: they follow at the mean rate")
         if self._moved:
             self.notes.append(f"{self._moved} frames ran backwards in time: moved behind the last")
-        if self._source.kind != "video":
+        if self._source.kind in ("image", "images"):
             self.notes.append(f"stills follow each other at {_RATE_OF_STILLS} frames/s")
         if self._sound is not None:
             self.notes.extend(self._sound.notes)
 
     @contextmanager
     def _failing(self) -> Iterator[None]:
-        """Remove the unfinished file on any error; say a writing error as OutputError."""
+        """Give up the file on any error; say a writing error as OutputError.
+
+        Of a live source what was recorded until then is kept: nobody can record it again.
+        """
         try:
             yield
         except av.error.FFmpegError as error:
-            self._discard()
+            self._discard(keep=True)
             system = OSError(error.errno or 0, error.strerror or str(error))
             raise files.output_error(self.path, system) from error
         except OSError as error:
-            self._discard()
+            self._discard(keep=True)
             raise files.output_error(self.path, error) from error
         except Exception:
-            self._discard()
+            self._discard(keep=True)
             raise
 
-    def _discard(self) -> None:
+    def _discard(self, *, keep: bool = False) -> None:
         if self.closed:
             return
         self.closed = True
+        keep = keep and self._source.live and self._container is not None
         if self._container is not None:
             # It may be what failed; closing it again tells us nothing new.
             with suppress(av.error.FFmpegError, OSError):
                 self._container.close()
         self._release()
-        self._file.__exit__(_DiscardError, _DiscardError(), None)
+        if keep:
+            with suppress(OutputError):
+                self._file.__exit__(None, None, None)
+        else:
+            self._file.__exit__(_DiscardError, _DiscardError(), None)
 
     def _release(self) -> None:
         if self._sound is not None:
             self._sound.close()
 
 
-def _mp4_options(base: Fraction) -> dict[str, str]:
-    """The index first, so that a browser can start at once; a clock that hits every tick.
+def _mp4_options(base: Fraction, live: bool) -> dict[str, str]:
+    """The index first, or none, so that a browser can start at once; a clock that hits every tick.
 
     A late start is written in units of the film's clock, which would be whole milliseconds.
     48 kHz in it keeps the usual sound exact too.
     """
-    options = {"movflags": "+faststart"}
+    flags = "+frag_keyframe+empty_moov+default_base_moof" if live else "+faststart"
+    options = {"movflags": flags}
     clock = math.lcm(base.denominator, 48000)
     if clock > _FASTEST_CLOCK:
         clock = base.denominator

@@ -209,7 +209,7 @@ def test_fitted_keeps_the_shape_and_fills_one_direction(h: int, w: int, H: int, 
 class Backwards:
     """A source whose times stand still, run backwards and are missing."""
 
-    kind, fps, finished = "video", Fraction(25), True
+    kind, live, fps, finished = "video", False, Fraction(25), True
     times = (0, 5, 5, 3, None, 20)
 
     def __init__(self, path: Path) -> None:

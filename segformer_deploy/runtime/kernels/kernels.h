@@ -15,7 +15,7 @@
 #include <string.h>
 
 /* Raised whenever a signature or a struct below changes; native.py refuses another number. */
-#define SEGDEPLOY_KERNELS_ABI 1
+#define SEGDEPLOY_KERNELS_ABI 2
 
 #define SEGDEPLOY_API __attribute__((visibility("default")))
 #define INLINE static inline __attribute__((always_inline))
@@ -57,6 +57,30 @@ typedef struct {
     int32_t inputs;
     int32_t outputs;
 } Taps;
+
+/* One frame of a video to steady: [height, width] arrays, at least 16 a side; pictures as three
+ * planes, one after the other. `motion` holds, for each cell of `cell` x `cell` pixels, how far
+ * to its right and below it that part of the picture lay in the frame before. */
+typedef struct {
+    const uint8_t *picture;
+    const uint8_t *picture_before;
+    const void *given;       /* the new class map: bytes, or int32 where `wide` */
+    const void *shown;       /* the class map shown before */
+    const uint8_t *evidence; /* that it has gathered */
+    const int16_t *motion;   /* [.., motion_width, 2] */
+    void *voted;             /* what the vote gives, of the type of `given` */
+    uint8_t *out_evidence;
+    void *out;               /* the class map to show: `voted` without its specks */
+    int32_t height;
+    int32_t width;
+    int32_t cell;
+    int32_t motion_width;
+    int32_t wide;
+    int32_t reach;         /* 1..255 */
+    int32_t past;          /* 0..255, in sixteenths of the new map's weight */
+    int32_t trust;         /* 0..255, added to `past` for each piece of evidence */
+    int32_t most_evidence; /* 1..255 */
+} Stabilise;
 
 INLINE float min_of(float a, float b) { return a < b ? a : b; }
 INLINE float max_of(float a, float b) { return a > b ? a : b; }
