@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import math
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from fractions import Fraction
@@ -18,6 +20,7 @@ import numpy.typing as npt
 from segformer_deploy import files
 from segformer_deploy.errors import OutputError
 from segformer_deploy.spec import FrameSize
+from segformer_deploy.video.container_length import missing_bytes
 from segformer_deploy.video.frame import Frame, Picture, Source
 from segformer_deploy.video.interrupts import uninterrupted
 from segformer_deploy.video.sink_base import Sink
@@ -95,6 +98,9 @@ class VideoSink(Sink):
                 self._sound.advance(None if self._source.finished else self._end())
                 self._sound.finish()
             self._container.close()
+            if missing_bytes(self._temporary):
+                # FFmpeg does not tell of a disk that is full at its very last write.
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             self._release()
             self._file.__exit__(None, None, None)
             self.closed = True
@@ -118,7 +124,8 @@ class VideoSink(Sink):
         stream.pix_fmt = "yuv420p"
         stream.options = dict(_X264)
         if self._source.live:
-            stream.options["g"] = str(_LIVE_KEY_FRAMES)
+            # B-frames would have such a file begin two frames late: it has no edit list.
+            stream.options.update(g=str(_LIVE_KEY_FRAMES), bf="0")
         context = stream.codec_context
         context.time_base = self._base
         context.colorspace = context.color_primaries = context.color_trc = _BT709

@@ -13,16 +13,17 @@ from segformer_deploy.video.shown import Shown
 from segformer_deploy.view.channel import Channel, Encoded, Kind, Lane
 
 Encode = Callable[[Shown], bytes]
-_NICER = 5
+_NICEST = 19
+"""Looking on has what is left over: a page that misses frames is better than a slower run."""
 
 
-def give_way() -> None:
+def give_way(nicer: int) -> None:
     """Let this thread, and those it starts, stand back behind the run where cores are scarce."""
     # Linux knows a niceness per thread; elsewhere it would be the whole process's.
     if sys.platform == "linux":
         thread = threading.get_native_id()
         with suppress(OSError):
-            nice = os.getpriority(os.PRIO_PROCESS, thread) + _NICER
+            nice = os.getpriority(os.PRIO_PROCESS, thread) + nicer
             os.setpriority(os.PRIO_PROCESS, thread, min(19, nice))
 
 
@@ -59,7 +60,7 @@ class Encoder:
             self._thread.join(timeout_s)
 
     def _work(self) -> None:
-        give_way()
+        give_way(_NICEST)
         while True:
             self._wakes.get()
             # Before looking: what is offered from here on wakes us again.

@@ -25,6 +25,8 @@ LEAST_FREE = 64 << 20
 """Bytes of the disk that a recording leaves free, so that it can be finished, and the board run."""
 _MICROSECOND = Fraction(1, 1_000_000)
 _LOOK_AT_DISK_S = 1.0
+_NICER = 5
+"""Than the run; a recording that misses frames is a loss, so not the last of all."""
 
 
 class RecordedSource(Source):
@@ -95,7 +97,7 @@ class Recording:
         self._thread.join(timeout_s)
 
     def _work(self) -> None:
-        give_way()
+        give_way(_NICER)
         try:
             with self._sink:
                 while (shown := self._queue.get()) is not None:
