@@ -19,7 +19,7 @@ endif
 EDGE ?= .venv-edge
 BUILT := pyproject.toml CMakeLists.txt $(LOCK) $(PROOF) $(wildcard segformer_deploy/*/kernels/* segformer_deploy/engine/native/kernels/* models/*/model.*)
 
-.PHONY: demo test test-slow check kernels peers scaling clean
+.PHONY: demo test test-slow test-browser check kernels peers scaling clean
 
 # The demo needs the edge side only: no torch, no onnx.
 $(EDGE)/.installed: $(BUILT)
@@ -42,10 +42,14 @@ demo: $(EDGE)/.installed
 	$(EDGE)/bin/segdeploy demo
 
 test: $(VENV)/.installed check
-	SEGDEPLOY_REQUIRE_PROOF=$(REQUIRE_PROOF) $(BIN)/python -m pytest -q -m "not slow"
+	SEGDEPLOY_REQUIRE_PROOF=$(REQUIRE_PROOF) $(BIN)/python -m pytest -q -m "not slow and not browser"
 
 test-slow: $(VENV)/.installed
 	SEGDEPLOY_REQUIRE_PROOF=$(REQUIRE_PROOF) $(BIN)/python -m pytest -q -m slow
+
+# The page in headless Chromium (Debian: apt install chromium chromium-driver).
+test-browser: $(VENV)/.installed
+	SEGDEPLOY_REQUIRE_BROWSER=1 $(BIN)/python -m pytest -q -m browser
 
 check: $(VENV)/.installed
 	$(BIN)/ruff check .

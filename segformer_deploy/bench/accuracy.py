@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,12 +16,10 @@ import numpy.typing as npt
 
 from segformer_deploy.bench import ClassMap, OnImage, ReadImage, Segment, read_frame
 from segformer_deploy.bench.boundary import TOLERANCE_OF_DIAGONAL, boundary_f, tolerance_px
+from segformer_deploy.bench.label_counts import LabelCounts, LabelFlicker
 from segformer_deploy.bench.labels import Label, Pair, Pairing, read_label
 from segformer_deploy.errors import MediaError, RunError
-from segformer_deploy.spec import FrameSize, ModelSpec
-
-_MUCH_VOID = 0.5
-_ASPECT_SLACK = 0.02
+from segformer_deploy.spec import ModelSpec
 
 
 class ConfusionMatrix:
@@ -124,6 +122,8 @@ class EvalReport:
             `tolerance_px` are its smallest and largest value in pixels.
         void_share: share of the labels' pixels that took no part, 0 to 1.
         resized_labels: labels that had another size than their image.
+        flicker: percent of the pixels that changed class though their label did not, from frame
+            to frame; None where it was not asked for, or no label stayed.
     """
 
     miou: float
@@ -138,6 +138,7 @@ class EvalReport:
     void_share: float
     resized_labels: int = 0
     notes: tuple[str, ...] = field(default=())
+    flicker: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -152,6 +153,7 @@ class EvalReport:
             "tolerance_px": None if self.tolerance_px is None else list(self.tolerance_px),
             "void_share": self.void_share,
             "resized_labels": self.resized_labels,
+            "flicker": self.flicker,
             "notes": list(self.notes),
         }
 
@@ -184,6 +186,7 @@ def evaluate(
     on_image: OnImage | None = None,
     boundary: bool = True,
     read: ReadImage = read_frame,
+    sequence: bool = False,
 ) -> EvalReport:
     """Segment each image and score its class map against its label.
 
@@ -195,6 +198,7 @@ def evaluate(
         on_image: called after each image.
         boundary: also compute the boundary F-score.
         read: reads an image as uint8 `[H, W, 3]` BGR.
+        sequence: the images follow each other: measure flicker too.
 
     Raises:
         MediaError: no pairs, a label that does not read, or nothing but void.
@@ -204,7 +208,8 @@ def evaluate(
         raise MediaError("there are no images to score", "at least one image with its label")
     confusion = ConfusionMatrix(spec.classes)
     boundaries = _Boundaries(spec.classes) if boundary else None
-    labels = _LabelCounts()
+    labels = LabelCounts()
+    flicker = LabelFlicker() if sequence else None
     for number, pair in enumerate(pairs, 1):
         frame = read(pair.image)
         # Labels first: a wrong label file should not cost a run of the network.
@@ -213,48 +218,13 @@ def evaluate(
         confusion.update(prediction, label.classes, label.valid)
         if boundaries is not None:
             boundaries.update(prediction, label)
+        if flicker is not None:
+            flicker.update(prediction, label, pair.image.parent)
         if on_image is not None:
             on_image(number)
     notes = pairs.notes if isinstance(pairs, Pairing) else ()
-    return _report(spec, len(pairs), confusion, boundaries, labels, notes)
-
-
-class _LabelCounts:
-    """What the labels were like: void pixels, other sizes."""
-
-    def __init__(self) -> None:
-        self.pixels = self.void = self.resized = self.distorted = 0
-
-    def fitted(self, label: Label, frame_shape: tuple[int, ...]) -> Label:
-        size = FrameSize(frame_shape[0], frame_shape[1])
-        if label.size != size:
-            self.resized += 1
-            own, wanted = label.size.width / label.size.height, size.width / size.height
-            self.distorted += abs(own / wanted - 1) > _ASPECT_SLACK
-            label = label.resized(size)
-        self.pixels += label.valid.size
-        self.void += label.valid.size - int(np.count_nonzero(label.valid))
-        return label
-
-    @property
-    def void_share(self) -> float:
-        return self.void / self.pixels
-
-    def notes(self) -> list[str]:
-        found = []
-        if self.resized:
-            found.append(
-                f"{self.resized} labels had another size than their image and were resized "
-                "(nearest pixel)"
-            )
-        if self.distorted:
-            found.append(f"{self.distorted} of them had another aspect ratio: are they theirs?")
-        if self.void_share > _MUCH_VOID:
-            found.append(
-                f"{100 * self.void_share:.1f} % of the pixels are void: do the labels belong to "
-                "this model's classes? --ignore V refuses any other unknown value"
-            )
-        return found
+    report = _report(spec, len(pairs), confusion, boundaries, labels, notes)
+    return report if flicker is None else replace(report, flicker=percent(flicker.share))
 
 
 def _report(
@@ -262,7 +232,7 @@ def _report(
     images: int,
     confusion: ConfusionMatrix,
     boundaries: _Boundaries | None,
-    labels: _LabelCounts,
+    labels: LabelCounts,
     notes: Sequence[str],
 ) -> EvalReport:
     miou, accuracy = confusion.miou, confusion.pixel_accuracy

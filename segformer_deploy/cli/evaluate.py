@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -23,6 +24,10 @@ from segformer_deploy.cli.common import (
     say,
     table,
 )
+from segformer_deploy.errors import InputError
+
+if TYPE_CHECKING:
+    from segformer_deploy.runtime.segmenter import Segmenter
 
 
 def command(
@@ -37,6 +42,12 @@ def command(
     boundary: Annotated[
         bool, typer.Option("--boundary/--no-boundary", help="Boundary F-score too.")
     ] = True,
+    video: Annotated[
+        bool, typer.Option("--video", help="The frames follow each other: flicker too.")
+    ] = False,
+    stabilise: Annotated[
+        bool, typer.Option("--stabilise", help="As run --stabilise would; with --video.")
+    ] = False,
     threads: Threads = None,
     backend: Backend = "auto",
     provider: Provider = "cpu",
@@ -51,6 +62,8 @@ def command(
     from segformer_deploy.bench.labels import pair_files
     from segformer_deploy.runtime.segmenter import Segmenter
 
+    if stabilise and not video:
+        raise InputError("--stabilise of frames in no order", "--video beside it")
     path = engine_or_newest(engine)
     pairs = pair_files(images, labels)
     with Segmenter(
@@ -64,7 +77,13 @@ def command(
         introduce(segment)
         with progress("evaluating", len(pairs)) as advance:
             report = evaluate(
-                segment, segment.spec, pairs, ignore=ignore, boundary=boundary, on_image=advance
+                _stabilised(segment) if stabilise else segment,
+                segment.spec,
+                pairs,
+                ignore=ignore,
+                boundary=boundary,
+                on_image=advance,
+                sequence=video,
             )
     result = {"engine": str(path), "precision": segment.spec.precision, **report.to_dict()}
     rows = [
@@ -73,10 +92,19 @@ def command(
     ]
     table(f"{path} on {report.images} frames", ["class", "IoU %", "boundary F %"], rows)
     say(f"mIoU {report.miou:.2f} %, pixel accuracy {report.pixel_accuracy:.2f} %")
+    if report.flicker is not None:
+        say(f"flicker {report.flicker:.2f} %")
     for note in report.notes:
         say(f"note: {note}")
     if json:
         emit(result)
+
+
+def _stabilised(segment: Segmenter) -> Callable[[Any], Any]:
+    from segformer_deploy.video.stabiliser import Stabiliser
+
+    steady = Stabiliser()
+    return lambda frame: steady(frame, segment(frame))
 
 
 def _score(scores: object, name: str) -> str:

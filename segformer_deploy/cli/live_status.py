@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
+
+from segformer_deploy.cli.common import say
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -33,13 +36,17 @@ def line_from_stats(stats: StreamStats) -> str:
 
 @contextmanager
 def live_status(stats: Callable[[], Sequence[StreamStats]]) -> Iterator[None]:
-    """Show `stats` on stderr twice a second where that is a terminal; nothing elsewhere."""
+    """Show `stats` on stderr, twice a second where that is a terminal.
+
+    Elsewhere, as in a service's journal, a line for each change: lost, stalled, running again.
+    """
     from rich.console import Console
     from rich.live import Live
 
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield
+        with _changes(stats):
+            yield
         return
     with Live(
         get_renderable=lambda: _text(stats()),
@@ -48,6 +55,29 @@ def live_status(stats: Callable[[], Sequence[StreamStats]]) -> Iterator[None]:
         transient=True,
     ):
         yield
+
+
+@contextmanager
+def _changes(stats: Callable[[], Sequence[StreamStats]]) -> Iterator[None]:
+    done = threading.Event()
+    thread = threading.Thread(target=_tell_changes, args=(stats, done), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join(1.0)
+
+
+def _tell_changes(stats: Callable[[], Sequence[StreamStats]], done: threading.Event) -> None:
+    known = [(one.state, one.reconnects) for one in stats()]
+    while not done.wait(1 / _PER_SECOND):
+        now = stats()
+        for before, one in zip(known, now, strict=True):
+            # The end is told by what comes after it.
+            if one.state != "ended" and (one.state, one.reconnects) != before:
+                say(line_from_stats(one))
+        known = [(one.state, one.reconnects) for one in now]
 
 
 def _text(stats: Sequence[StreamStats]) -> Text:

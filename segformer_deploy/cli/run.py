@@ -40,6 +40,7 @@ from segformer_deploy.cli.common import (
 )
 from segformer_deploy.cli.live_status import line_from_stats, live_status
 from segformer_deploy.errors import InputError
+from segformer_deploy.video.address import redacted
 
 if TYPE_CHECKING:
     from segformer_deploy.video.loop import RunReport
@@ -68,13 +69,16 @@ def command(
         ),
     ] = None,
     masks: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Class maps as PNG indices.")
+        str | None, typer.Option(metavar="FOLDER", help="Class maps as PNG indices.")
     ] = None,
     json_lines: Annotated[
         str | None, typer.Option(metavar="FILE|-", help="Each frame's class shares, a line each.")
     ] = None,
     stabilise: Annotated[
         bool, typer.Option("--stabilise", help="Steadier class maps: less flicker.")
+    ] = False,
+    flicker: Annotated[
+        bool, typer.Option("--flicker", help="Measure flicker of a file too.")
     ] = False,
     opacity: Annotated[float, typer.Option(min=0.0, max=1.0, help="Of the overlay.")] = 0.5,
     legend: Annotated[bool, typer.Option("--legend/--no-legend", help="Class names.")] = True,
@@ -98,7 +102,11 @@ def command(
     ] = None,
     token: Annotated[
         str | None,
-        typer.Option(help="What the page asks for; else made.", rich_help_panel=_PAGE),
+        typer.Option(
+            help="What the page asks for; else made.",
+            envvar="SEGDEPLOY_TOKEN",
+            rich_help_panel=_PAGE,
+        ),
     ] = None,
     recordings: Annotated[
         Path,
@@ -144,6 +152,7 @@ def command(
         token=token,
         recordings=recordings,
         stabilise=stabilise,
+        flicker=flicker,
         opacity=opacity,
         legend=legend,
         max_frames=max_frames,
@@ -198,9 +207,8 @@ def _gone(run: Run, job: RunJob) -> list[RunReport]:
 
 
 def _tell(job: RunJob, reports: list[RunReport]) -> None:
-    places = [*job.outputs, job.masks, job.json_lines]
-    where = " and ".join(str(place) for place in places if place)
-    for name, report in zip(job.names, reports, strict=True):
+    for number, (name, report) in enumerate(zip(job.names, reports, strict=True)):
+        where = " and ".join(redacted(place) for place in job.places_of(number))
         for note in report.notes:
             say(f"note: {note}")
         which = f"{name}: " if len(reports) > 1 else ""
@@ -208,6 +216,8 @@ def _tell(job: RunJob, reports: list[RunReport]) -> None:
         say(f"{which}{rate}" + (f": {where}" if where else ""))
         if report.live is not None:
             say(line_from_stats(report.live))
+        elif report.flicker is not None:
+            say(f"flicker {100 * report.flicker:.2f} %")
 
 
 def _to_dict(engine: str, job: RunJob, reports: list[RunReport]) -> dict[str, Any]:

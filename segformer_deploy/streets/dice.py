@@ -84,7 +84,7 @@ class DiceRow:
 
     def __init__(self, *keys: int) -> None:
         self._keys = keys
-        self._chunk = lru_cache(maxsize=32)(self._make_chunk)
+        self._chunk = lru_cache(maxsize=8)(self._make_chunk)
 
     def _make_chunk(self, chunk: int) -> list[list[float]]:
         values: list[list[float]] = _generator((*self._keys, chunk)).random((16, _AT_ONCE)).tolist()

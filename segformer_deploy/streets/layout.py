@@ -36,8 +36,8 @@ class Layout:
         self.street = street
         self._rows: dict[tuple[int, ...], DiceRow] = {}
         # Standing things never change: making them once is what keeps a video fast.
-        self._lot = lru_cache(maxsize=256)(self._make_lot)
-        self._kerb = lru_cache(maxsize=512)(self._make_kerb)
+        self._lot = lru_cache(maxsize=64)(self._make_lot)
+        self._kerb = lru_cache(maxsize=128)(self._make_kerb)
 
     def _row(self, *keys: int) -> DiceRow:
         if keys not in self._rows:

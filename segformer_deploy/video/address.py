@@ -19,7 +19,7 @@ _NUMBER = re.compile(r"[0-9]{1,4}")
 _USER = re.compile(r"(://[^\s:@/?#]*:)(\S*)@")
 _WHOLE = re.compile(r"(^[A-Za-z][A-Za-z0-9+.-]*://[^:@/?#]*:)(.*)@", re.DOTALL)
 _SECRET = re.compile(
-    r"""(?i)([\w-]*(?:pas\w*|pwd?|secret|token|auth|key)\s*=\s*)"""
+    r"""(?i)([\w-]*(?:pas\w*|pwd?|secret|token|auth|key|streamid)\s*=\s*)"""
     r"""("[^"]*"|'[^']*'|[^&\s;"']+)"""
 )
 _LEFT_OUT = "***"

@@ -60,7 +60,7 @@ def flicker_against_labels(
     still = label_before == label_after
     if ignore is not None:
         still &= label_after != ignore
-    return _share(*_counts(before, after, still))
+    return _share(*still_and_changed(before, after, still))
 
 
 def flicker_against_picture(
@@ -89,7 +89,8 @@ def flicker_against_picture(
     """
     _check([before, after], [picture_before, picture_after])
     smooth = [cv2.blur(one, (BLUR, BLUR)) for one in (picture_before, picture_after)]
-    return _share(*_counts(before, after, _still(smooth[0], smooth[1], threshold)))
+    still = _still(smooth[0], smooth[1], threshold)
+    return _share(*still_and_changed(before, after, still))
 
 
 class FlickerMeter:
@@ -112,6 +113,7 @@ class FlickerMeter:
             raise ValueError(f"frames={frames}, threshold={threshold}, step={step}: 1, 0, 1 up")
         self._threshold, self._step = threshold, step
         self._counts: deque[tuple[int, int]] = deque(maxlen=frames)
+        self._changed = self._still = 0
         self._before: tuple[Levels, ClassMap] | None = None
 
     def __call__(self, picture: Picture, class_map: ClassMap) -> float | None:
@@ -138,20 +140,28 @@ class FlickerMeter:
         before, self._before = self._before, (small, classes)
         if before is not None and before[1].shape == classes.shape:
             still = _still(before[0], small, self._threshold)
-            self._counts.append(_counts(before[1], classes, still))
+            counts = still_and_changed(before[1], classes, still)
+            self._counts.append(counts)
+            self._still, self._changed = self._still + counts[0], self._changed + counts[1]
         return self.score
 
     @property
     def score(self) -> float | None:
         """0 to 1, over all pixels of the last frames together; None where none held still."""
         return _share(
-            sum(changed for changed, _ in self._counts), sum(still for _, still in self._counts)
+            sum(still for still, _ in self._counts), sum(changed for _, changed in self._counts)
         )
+
+    @property
+    def overall(self) -> float | None:
+        """The score over all frames since the beginning or the last `reset`."""
+        return _share(self._still, self._changed)
 
     def reset(self) -> None:
         """Forget everything, as after a cut."""
         self._before = None
         self._counts.clear()
+        self._changed = self._still = 0
 
 
 def _still(before: Levels, after: Levels, threshold: int) -> npt.NDArray[np.bool_]:
@@ -160,12 +170,14 @@ def _still(before: Levels, after: Levels, threshold: int) -> npt.NDArray[np.bool
     return np.asarray(np.maximum(np.maximum(blue, green), red) <= threshold)
 
 
-def _counts(before: ClassMap, after: ClassMap, still: npt.NDArray[np.bool_]) -> tuple[int, int]:
-    """(pixels that hold still and change class, pixels that hold still)."""
-    return int(np.count_nonzero((before != after) & still)), int(np.count_nonzero(still))
+def still_and_changed(
+    before: ClassMap, after: ClassMap, still: npt.NDArray[np.bool_]
+) -> tuple[int, int]:
+    """How many pixels hold still, and how many of them change class; all arrays `[H, W]`."""
+    return int(np.count_nonzero(still)), int(np.count_nonzero((before != after) & still))
 
 
-def _share(changed: int, still: int) -> float | None:
+def _share(still: int, changed: int) -> float | None:
     return changed / still if still else None
 
 

@@ -181,9 +181,11 @@ class _Way:
             self._ended = True
 
     def report(self, interrupted: bool) -> RunReport:
-        source = self._stream.source
-        live = self._stream.meter.snapshot() if source.live else None
-        return self._tally.report(interrupted, source.corrupt, self._stream.notes(), live)
+        stream = self._stream
+        live = stream.meter.snapshot() if stream.source.live else None
+        flicker = None if stream.score is None else stream.score.overall
+        corrupt = stream.source.corrupt
+        return self._tally.report(interrupted, corrupt, stream.notes(), live, flicker)
 
     def _line(self, bell: Bell, max_frames: int | None, overlap: bool) -> Line:
         source = self._stream.source

@@ -15,6 +15,7 @@ import av
 import av.error
 from av.video.frame import PictureType
 
+from segformer_deploy.errors import OutputError
 from segformer_deploy.spec import FrameSize
 
 CLOCK = 90_000
@@ -130,7 +131,14 @@ class Encoder:
         self._context: Any = av.CodecContext.create("libx264", "w")
         prepare(self._context, settings)
         self._context.flags |= _GLOBAL_HEADER
-        self._context.open()
+        try:
+            self._context.open()
+        except av.error.FFmpegError as error:
+            raise OutputError(
+                f"pictures of {settings.size} cannot be encoded as H.264: {error.strerror}",
+                "pictures of at most 16384 pixels a side",
+                "write a folder of PNG files instead",
+            ) from error
         self._keys = KeyTimes()
         self.headers = bytes(self._context.extradata or b"")
 

@@ -76,6 +76,7 @@ class PushSink(Sink):
         self._first = threading.Event()
         self._refusal = ""
         self._failure: Exception | None = None
+        self._prepared_s = 0.0
         self._link: Link = _link(self._settings)
         self._thread = threading.Thread(target=self._work, name="segdeploy push", daemon=True)
         self._thread.start()
@@ -91,9 +92,16 @@ class PushSink(Sink):
             self._waiting.append((frame, picture))
             self._change.notify()
 
+    def prepare_to_close(self) -> None:
+        self._prepared_s = time.monotonic()
+        with self._change:
+            self._stopping.set()
+            self._change.notify()
+
     def close(self) -> None:
         """Send what still lies there, if that takes no longer than a moment; say goodbye."""
-        self._end(_FINISH_S)
+        waited = time.monotonic() - self._prepared_s if self._prepared_s else 0.0
+        self._end(max(0.01, _FINISH_S - waited))
 
     def abort(self) -> None:
         self._end(0.0)

@@ -22,7 +22,7 @@ class Shown:
         class_map: integers `[H, W]`, uint8 up to 256 classes, int32 above.
         shares: float64 `[classes]`: each class's share of the pixels.
         shown_s: when it was finished, `time.monotonic()` seconds.
-        latency_ms: from its capture until then.
+        latency_ms: from its capture until then; None where nobody waited for it (files).
     """
 
     stream: int
@@ -30,7 +30,7 @@ class Shown:
     class_map: ClassMap
     shares: npt.NDArray[np.float64]
     shown_s: float
-    latency_ms: float
+    latency_ms: float | None
 
 
 class Watcher(Protocol):

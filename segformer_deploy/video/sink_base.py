@@ -33,6 +33,10 @@ class Sink(ABC):
             OutputError: it cannot be written.
         """
 
+    def prepare_to_close(self) -> None:
+        """Begin what closing takes time for: several sinks then need no longer than one."""
+        return None
+
     def close(self) -> None:
         """Finish what was written; safe to call twice."""
         self.closed = True

@@ -36,8 +36,17 @@ class ShareLog(AbstractContextManager[Any], Protocol):
 
 Smooth = Callable[[Picture, ClassMap], ClassMap]
 """Picture and class map -> a steadier class map, which is valid until the next call."""
-Score = Callable[[Picture, ClassMap], "float | None"]
-"""Picture and class map, one after another -> the flicker score of the last ones."""
+
+
+class Score(Protocol):
+    """Takes picture and class map, one after another: how much the class maps flicker."""
+
+    @property
+    def overall(self) -> float | None:
+        """The score of all so far."""
+
+    def __call__(self, picture: Picture, class_map: ClassMap, /) -> float | None:
+        """The score of the last ones."""
 
 
 @dataclass
@@ -80,6 +89,8 @@ class Stream:
 
     def finish(self) -> None:
         """Close what takes pictures, so that its notes are complete."""
+        for sink in self.sinks:
+            sink.prepare_to_close()
         for sink in self.sinks:
             sink.close()
         self.meter.close()
@@ -165,6 +176,6 @@ class Steps:
         if not self._watchers:
             return
         # Whoever made the class map may make the next one in the same place.
-        shown = Shown(self._number, frame, class_map.copy(), shares, now, latency or 0.0)
+        shown = Shown(self._number, frame, class_map.copy(), shares, now, latency)
         for watcher in self._watchers:
             watcher.offer(shown)

@@ -57,6 +57,8 @@ class RunReport:
         corrupt: damaged or missing packets and frames of the source.
         notes: what the reader ought to know, of the source and of the sinks.
         live: drops, latency, stalls …, where the source was live.
+        flicker: share of the pixels that changed class though the picture there did not, 0 to 1,
+            over the whole run; None where it was not measured, or nothing held still.
     """
 
     frames: int
@@ -69,6 +71,7 @@ class RunReport:
     corrupt: int = 0
     notes: list[str] = field(default_factory=list)
     live: StreamStats | None = None
+    flicker: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
@@ -83,6 +86,7 @@ class RunReport:
             "corrupt": self.corrupt,
             "notes": list(self.notes),
             "live": None if self.live is None else self.live.to_dict(),
+            "flicker": None if self.flicker is None else round(self.flicker, 6),
         }
 
 
@@ -128,7 +132,12 @@ class Tally:
         return Progress(self._frames, self._expected, fps, frame.name, stages, stream)
 
     def report(
-        self, interrupted: bool, corrupt: int, notes: list[str], live: StreamStats | None
+        self,
+        interrupted: bool,
+        corrupt: int,
+        notes: list[str],
+        live: StreamStats | None,
+        flicker: float | None,
     ) -> RunReport:
         seconds = time.perf_counter() - self._start
         names = self._names or default_class_names(len(self._shares))
@@ -146,4 +155,5 @@ class Tally:
             corrupt=corrupt,
             notes=notes,
             live=live,
+            flicker=flicker,
         )

@@ -2,33 +2,28 @@
 
 from __future__ import annotations
 
-import os
-import sys
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from queue import SimpleQueue
 
+from segformer_deploy.engine.cores import usable_cores
 from segformer_deploy.video.shown import Shown
 from segformer_deploy.view.channel import Channel, Encoded, Kind, Lane
 
 Encode = Callable[[Shown], bytes]
-_NICEST = 19
-"""Looking on has what is left over: a page that misses frames is better than a slower run."""
+_SHARE = 0.02
+"""Of the time of all cores: what looking on may take from the run, however many look.
 
-
-def give_way(nicer: int) -> None:
-    """Let this thread, and those it starts, stand back behind the run where cores are scarce."""
-    # Linux knows a niceness per thread; elsewhere it would be the whole process's.
-    if sys.platform == "linux":
-        thread = threading.get_native_id()
-        with suppress(OSError):
-            nice = os.getpriority(os.PRIO_PROCESS, thread) + nicer
-            os.setpriority(os.PRIO_PROCESS, thread, min(19, nice))
+Not a lower priority: a thread that holds Python's lock and is not scheduled holds up the run.
+"""
 
 
 class Encoder:
     """Encodes while somebody waits, always the newest frame, streams in turn.
+
+    After each it rests, so that it takes no more than a fiftieth of the cores' time: a frame that
+    takes 2 ms to encode goes out up to twenty times a second on two cores.
 
     Args:
         encode: makes the bytes of each kind of lane. What it raises is kept as the channel's
@@ -39,7 +34,9 @@ class Encoder:
         self.channels: Sequence[Channel] = ()
         self._encode = encode
         self._wakes: SimpleQueue[None] = SimpleQueue()
-        self._awake = self._stopping = False
+        self._awake = False
+        self._stopping = threading.Event()
+        self._rests = 1 / min(1.0, _SHARE * usable_cores()) - 1
         self._thread = threading.Thread(target=self._work, name="segdeploy view encoder")
         self._thread.daemon = True
 
@@ -54,20 +51,19 @@ class Encoder:
             self._wakes.put(None)  # never blocks, and takes no lock that others could hold
 
     def close(self, timeout_s: float) -> None:
-        self._stopping = True
+        self._stopping.set()
         self._wakes.put(None)
         if self._thread.is_alive():
             self._thread.join(timeout_s)
 
     def _work(self) -> None:
-        give_way(_NICEST)
         while True:
             self._wakes.get()
             # Before looking: what is offered from here on wakes us again.
             self._awake = False
             while self._round():
                 pass
-            if self._stopping:
+            if self._stopping.is_set():
                 return
 
     def _round(self) -> bool:
@@ -75,7 +71,7 @@ class Encoder:
         found = False
         for channel in self.channels:
             for lane in channel.lanes.values():
-                if self._stopping:
+                if self._stopping.is_set():
                     return False
                 found |= self._encode_newest(channel, lane)
         return found
@@ -85,6 +81,7 @@ class Encoder:
         if not lane.waiting or newest is None or newest[0] <= lane.done:
             return False
         number, shown = newest
+        start = time.thread_time()
         try:
             data = self._encode[lane.kind](shown)
         except Exception as error:
@@ -94,4 +91,5 @@ class Encoder:
             return True
         channel.error = ""
         lane.publish(Encoded(number, data))
+        self._stopping.wait((time.thread_time() - start) * self._rests)
         return True

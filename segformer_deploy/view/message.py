@@ -54,7 +54,7 @@ def page_message(shown: Shown, width: int) -> bytes:
         "width": picture.shape[1],
         "height": picture.shape[0],
         "bits": 8 if planes.shape[1] == picture.shape[1] else 16,
-        "latency_ms": round(shown.latency_ms, 2),
+        "latency_ms": None if shown.latency_ms is None else round(shown.latency_ms, 2),
         "shares": [round(float(share), 5) for share in shown.shares],
     }
     return message(header, jpeg_from_picture(picture), _encoded(".png", planes, _PNG))
@@ -70,13 +70,17 @@ def mjpeg_part(shown: Shown, overlay: Overlay, width: int, opacity: float) -> by
 
 
 def scaled(picture: Picture, class_map: ClassMap, width: int) -> tuple[Picture, ClassMap]:
-    """Both at most `width` pixels wide, never enlarged; the class map by its nearest pixels."""
+    """Both at most `width` pixels wide, never enlarged; the class map by its nearest pixels.
+
+    Reduced by a whole number, which takes a third of the time that 4:3 does.
+    """
     rows, columns = class_map.shape
     if picture.shape[:2] != class_map.shape:
         raise ValueError(f"a class map of {class_map.shape} for a picture of {picture.shape[:2]}")
     if columns <= width:
         return picture, class_map
-    size = (width, max(1, round(rows * width / columns)))
+    factor = -(-columns // width)
+    size = (max(1, columns // factor), max(1, rows // factor))
     small = cast(Picture, cv2.resize(picture, size, interpolation=cv2.INTER_AREA))
     # By index, since OpenCV's nearest does not take every integer type; the middles of pixels.
     across = ((np.arange(size[0]) + 0.5) * (columns / size[0])).astype(np.intp)

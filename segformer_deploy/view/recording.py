@@ -17,7 +17,6 @@ from segformer_deploy.video.frame import Frame, Source
 from segformer_deploy.video.overlay import Overlay
 from segformer_deploy.video.shown import Shown
 from segformer_deploy.video.sink_base import Sink
-from segformer_deploy.view.encoder import give_way
 
 ROOM = 4
 """Frames that may wait for the recorder, each whole: 6 MB at 1080p. More are left out."""
@@ -25,8 +24,6 @@ LEAST_FREE = 64 << 20
 """Bytes of the disk that a recording leaves free, so that it can be finished, and the board run."""
 _MICROSECOND = Fraction(1, 1_000_000)
 _LOOK_AT_DISK_S = 1.0
-_NICER = 5
-"""Than the run; a recording that misses frames is a loss, so not the last of all."""
 
 
 class RecordedSource(Source):
@@ -97,7 +94,6 @@ class Recording:
         self._thread.join(timeout_s)
 
     def _work(self) -> None:
-        give_way(_NICER)
         try:
             with self._sink:
                 while (shown := self._queue.get()) is not None:

@@ -13,6 +13,7 @@ from segformer_deploy.video.address import parse_address, redacted
 from segformer_deploy.video.frame import Source
 from segformer_deploy.video.live.grabber import CaptureOptions
 from segformer_deploy.video.live.stats import StreamStats
+from segformer_deploy.workflow.places import check_places, named_for
 
 if TYPE_CHECKING:
     from segformer_deploy.runtime.segmenter import Segmenter
@@ -35,6 +36,7 @@ class RunJob:
         view: where the page listens; None: no page.
         token, recordings: of the page.
         stabilise: make class maps steadier over time.
+        flicker: measure it; done anyway where a source is live or class maps are stabilised.
         opacity, legend: of the overlay.
         max_frames: of each source.
         overlap: read and write while segmenting.
@@ -42,13 +44,14 @@ class RunJob:
 
     sources: tuple[str, ...]
     outputs: tuple[str, ...] = ()
-    masks: Path | None = None
+    masks: str | Path | None = None
     json_lines: str | None = None
     capture: CaptureOptions = field(default_factory=CaptureOptions)
     view: str | None = None
     token: str | None = None
     recordings: Path = Path("recordings")
     stabilise: bool = False
+    flicker: bool = False
     opacity: float = 0.5
     legend: bool = True
     max_frames: int | None = None
@@ -74,40 +77,34 @@ class RunJob:
 
     def check(self) -> None:
         """InputError where it could do nothing, or two things at once."""
-        if not (self.outputs or self.masks or self.json_lines or self.view):
+        nowhere = self.masks is None and self.json_lines is None and self.view is None
+        if nowhere and not self.outputs:
             raise InputError(
                 "nothing to write was named",
                 "--output, --masks, --json-lines, --view, or several of them",
                 "--view 8080 shows it in a browser",
             )
+        for output in (*self.outputs, *([] if self.masks is None else [str(self.masks)])):
+            if output in ("", "-"):
+                raise InputError(
+                    "an output without a name" if not output else f"the output {output}",
+                    "a file, a folder, or an address",
+                    "pictures do not go to stdout: --output udp://127.0.0.1:5000, --json-lines -",
+                )
+        if self.token is not None and self.view is None:
+            raise InputError("--token without a page", "--view beside it")
         if not self.sources:
             raise InputError("no source was named", "--source", "--source camera:0")
         addresses = [parse_address(source) for source in self.sources]
         if sum(one.kind == "stdin" for one in addresses) > 1:
             raise InputError("two sources are both stdin", "one")
-        cameras = [f"/dev/video{one.number}" for one in addresses if one.kind == "camera"]
-        for output in self.outputs:
-            if output in cameras:
-                raise InputError(f"{output} is the source itself", "another device")
-            if output.startswith("/dev/") and len(self.sources) > 1:
-                raise InputError(
-                    f"{len(self.sources)} sources for the one device {output}",
-                    "one source",
-                    "run each source by itself",
-                )
+        numbers = range(len(self.sources))
+        check_places(addresses, [place for number in numbers for place in self.places_of(number)])
 
-
-def named_for(output: str, number: int, count: int) -> str:
-    """The output of source `number` of `count`: its own name where there are several.
-
-    ``out.mp4`` becomes ``out-1.mp4``, ``out-2.mp4``; an address gets the number at its end.
-    """
-    if count == 1 or output == "-":
-        return output
-    if "://" in output:
-        return f"{output}-{number + 1}"
-    path = Path(output)
-    return str(path.with_name(f"{path.stem}-{number + 1}{path.suffix}"))
+    def places_of(self, number: int) -> list[str]:
+        """All places that the results of source `number` go to."""
+        named = [*self.outputs, *(str(one) for one in (self.masks, self.json_lines) if one)]
+        return [named_for(place, number, len(self.sources)) for place in named]
 
 
 @contextmanager
@@ -205,7 +202,7 @@ class Run:
             log=log,
             overlay=Overlay(spec.palette, spec.class_names, legend=job.legend) if sinks else None,
             smooth=Stabiliser() if job.stabilise else None,
-            score=FlickerMeter() if source.live or job.stabilise else None,
+            score=FlickerMeter() if source.live or job.stabilise or job.flicker else None,
         )
 
     def _page(self, spec: ModelSpec) -> View:

@@ -174,9 +174,9 @@ def test_the_page(place: Path, engine: Path) -> None:
         assert url
         metrics = ""
         until = time.monotonic() + 20
-        while "segdeploy_shown_total" not in metrics and time.monotonic() < until:
+        while "segdeploy_frames_shown_total" not in metrics and time.monotonic() < until:
             metrics = urllib.request.urlopen(f"{url}metrics", timeout=5).read().decode()
-        assert 'source="test:"' in metrics
+        assert 'segdeploy_frames_shown_total{source="test:"' in metrics
         assert urllib.request.urlopen(url, timeout=5).read().startswith(b"<!")
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=20)

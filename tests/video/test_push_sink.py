@@ -142,8 +142,8 @@ def test_a_receiver_that_comes_back_gets_pictures_again(scheme: str) -> None:
     numbers = [index_of(image) for _, image in second.got]
     assert all((b - a) % 64 == 1 for a, b in pairwise(numbers))
     # A machine that has other things to do may take longer now and then; the network may not.
-    assert sorted(took)[len(took) * 9 // 10] < 0.005
-    assert max(took) < 0.1
+    assert sorted(took)[len(took) * 9 // 10] < 0.01
+    assert max(took) < 0.5
     assert any(re.search(r"went away 1 times, for \d+\.\d s in all$", note) for note in sink.notes)
     assert any(note.startswith(f"{sink.dropped} of ") for note in sink.notes)
     assert sink.dropped > 0

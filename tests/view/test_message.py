@@ -46,8 +46,10 @@ def test_a_frame_goes_whole() -> None:
 def test_scaling_keeps_classes(width: int) -> None:
     picture, class_map = STREET[0]
     small, small_map = scaled(picture, class_map, width)
-    across = min(width, 256)
-    assert small.shape == (round(144 * across / 256), across, 3)
+    factor = -(-256 // width)  # a whole number: the page never gets more than `width`
+    across = 256 // factor
+    assert small.shape == (144 // factor, across, 3)
+    assert across <= width
     assert small_map.shape == small.shape[:2]
     assert set(np.unique(small_map)) <= set(np.unique(class_map))
     # Nearest: each pixel is the class below its middle.

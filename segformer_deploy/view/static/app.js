@@ -48,6 +48,7 @@ const stream = new Stream({
   },
   connected() {
     connected = true;
+    refusal = "";
     document.body.classList.remove("lost");
     trouble("");
     state("starting", "connected");
@@ -78,8 +79,8 @@ async function decode() {
     while (newest) {
       const [header, jpeg, png] = newest;
       newest = null;
-      await picture.show(header, jpeg, png);
-      showFrame(header);
+      const wanted = () => header.source === stream.source;
+      if (await picture.show(header, jpeg, png, wanted)) showFrame(header);
     }
   } catch (error) {
     trouble(`A picture could not be shown: ${error.message}`);
@@ -106,6 +107,14 @@ function choose(source) {
   $("mjpeg").href = `stream.mjpg?source=${source}`;
   document.title = `${info.sources[source]} · segdeploy`;
   plot.clear();
+  // Another camera's picture under this one's name would be a lie.
+  newest = null;
+  picture.clear();
+  classes.clear();
+  $("empty").hidden = false;
+  $("snapshot").disabled = true;
+  $("t-latency").replaceChildren("–");
+  showUnder();
 }
 
 function showFrame(header) {
@@ -230,7 +239,6 @@ $("source").addEventListener("change", () => {
   settings.source = info.sources[source];
   store();
   choose(source);
-  newest = null;
   counted = -Infinity;
   stream.restart();
 });
@@ -264,6 +272,8 @@ $("record").addEventListener("click", async () => {
     refusal = "The board did not answer: nothing was recorded.";
   }
   trouble(refusal);
+  // It is no state of the stream, whose own troubles want the place.
+  setTimeout(() => { refusal = ""; }, 8000);
   $("record").disabled = !connected;
 });
 

@@ -97,6 +97,17 @@ export class Classes {
     this.sort();
   }
 
+  // No shares are known: those of another source, say.
+  clear() {
+    this.shares = null;
+    for (const { label, meter, share } of this.rows) {
+      share.textContent = "–";
+      meter.style.width = "0";
+      label.classList.add("absent");
+    }
+    this.count.textContent = "";
+  }
+
   sort() {
     // A row must not slip away from under a finger, nor lose the keyboard's focus.
     if (this.held || this.list.querySelector(":focus-visible")) return;

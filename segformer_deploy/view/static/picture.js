@@ -25,16 +25,31 @@ export class Picture {
     this.draw();
   }
 
-  // Decodes and shows one frame; header as the server sends it.
-  async show(header, jpeg, png) {
+  // Nothing is known of what is to be seen.
+  clear() {
+    this.frame?.image.close();
+    this.frame = null;
+    this.context.globalAlpha = 1;
+    this.context.clearRect(0, 0, this.canvas.width, this.canvas.height);
+  }
+
+  // Decodes a frame and shows it, if it is still wanted by then; whether it was.
+  // header: as the server sends it.
+  async show(header, jpeg, png, wanted) {
     const [image, grey] = await Promise.all([
       createImageBitmap(new Blob([jpeg], { type: "image/jpeg" })),
       createImageBitmap(new Blob([png], { type: "image/png" }), EXACT),
     ]);
+    if (!wanted()) {
+      image.close();
+      grey.close();
+      return false;
+    }
     this.frame?.image.close();
     this.frame = { header, image, indices: this.indices(header, grey) };
     grey.close();
     this.draw();
+    return true;
   }
 
   indices({ width, height, bits }, grey) {

@@ -21,10 +21,12 @@ export class Plot {
   }
 
   addLatency(ms) {
+    if (ms === null) return; // of a file nobody waits for
     const now = performance.now() / 1e3, before = this.last.at(-1);
     // A plot this small shows no more than ten points a second: the largest of each is kept.
     if (before && now - before[0] < 0.1) before[1] = Math.max(before[1], ms);
     else this.last.push([now, ms]);
+    this.forget(now);
   }
 
   addStats(stats) {
@@ -35,6 +37,11 @@ export class Plot {
       this.drops.set(second, (this.drops.get(second) || 0) + stats.dropped - this.dropped);
     }
     this.dropped = stats.dropped;
+    this.forget(now);
+  }
+
+  // A tab stays open for days.
+  forget(now) {
     const old = now - SPAN - 1;
     while (this.last.length && this.last[0][0] < old) this.last.shift();
     while (this.median.length && this.median[0][0] < old) this.median.shift();
@@ -60,8 +67,8 @@ export class Plot {
     const now = performance.now() / 1e3;
     const x = (t) => LEFT + (width - LEFT - RIGHT) * (1 - (now - t) / SPAN);
     const floor = height - BOTTOM, room = floor - TOP;
-    const most = nice(Math.max(10, ...this.last.map((p) => p[1]), ...this.median.map((p) => p[1])));
-    const mostDrops = nice(Math.max(4, ...this.drops.values()));
+    const most = nice([...this.last, ...this.median].reduce((top, p) => Math.max(top, p[1]), 10));
+    const mostDrops = nice([...this.drops.values()].reduce((top, count) => Math.max(top, count), 4));
     const frame = { context, width, height, floor, room, x, now };
     this.axes(frame, most, mostDrops, colour("--quiet"), colour("--line"));
     context.save();

@@ -13,12 +13,8 @@ export class Stream {
     this.turn = 0;
     this.delay = 500;
     document.addEventListener("visibilitychange", () => this.visibility());
-    addEventListener("online", () => this.restart());
-  }
-
-  select(source) {
-    this.source = source;
-    this.restart();
+    // A page that is not seen waits until it is.
+    addEventListener("online", () => { if (!this.paused) this.restart(); });
   }
 
   restart() {
