@@ -1,21 +1,39 @@
-"""segdeploy bench: latency and memory of an engine on this machine."""
+"""segdeploy bench: latency, memory and energy of an engine on this machine, or of a matrix."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from segformer_deploy.cli.bench_options import (
+    DEFAULT_MATRIX,
+    ROW_TITLES,
+    Backends,
+    Classes,
+    Engines,
+    Precisions,
+    Sizes,
+    ThreadList,
+    Variants,
+    backends_of,
+    case_progress,
+    case_row,
+    check_same_kind,
+    show_case,
+    sizes_of,
+    threads_of,
+    words_of,
+)
 from segformer_deploy.cli.common import (
     Arena,
     Backend,
     Device,
-    EngineArgument,
     Json,
     Provider,
     Rebuild,
     Size,
-    Threads,
     Trust,
     emit,
     engine_or_newest,
@@ -26,10 +44,18 @@ from segformer_deploy.cli.common import (
     say,
     table,
 )
+from segformer_deploy.errors import InputError, RunError
+
+if TYPE_CHECKING:
+    from segformer_deploy.bench.case import Case
+    from segformer_deploy.workflow.fit import EngineSource
+
+# Of a search: near its limit a process reads its files from disk again and again.
+_SEARCH_RUNS, _SEARCH_SECONDS = 3, 120.0
 
 
 def command(
-    engine: EngineArgument = None,
+    engines: Engines = None,
     size: Size = None,
     frame: Annotated[
         str | None,
@@ -38,7 +64,7 @@ def command(
     runs: Annotated[int | None, typer.Option(min=1, help="Runs after the warm-up.")] = None,
     seconds: Annotated[float | None, typer.Option(help="Measure for this long.")] = None,
     warmup: Annotated[int, typer.Option(min=0, help="Runs before the first sample.")] = 3,
-    threads: Threads = None,
+    threads: ThreadList = None,
     backend: Backend = "auto",
     provider: Provider = "cpu",
     device: Device = "auto",
@@ -46,78 +72,180 @@ def command(
     timed: Annotated[
         bool, typer.Option("--timed", help="On a GPU: time each stage there, without CUDA graphs.")
     ] = False,
+    memory_limit: Annotated[
+        str | None,
+        typer.Option(metavar="128M", help="Run in a process of its own under this hard limit."),
+    ] = None,
+    smallest_limit: Annotated[
+        bool, typer.Option("--smallest-limit", help="Find the smallest limit that survives.")
+    ] = False,
+    variants: Variants = None,
+    sizes: Sizes = None,
+    precisions: Precisions = None,
+    backends: Backends = None,
+    classes: Classes = 150,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", metavar="FOLDER", help="Of a matrix's results; results/matrix."
+        ),
+    ] = None,
     rebuild: Rebuild = False,
     trust: Trust = False,
     json: Json = False,
 ) -> None:
     """Measure latency per stage and peak memory, from a frame in memory to its class map.
 
-    Example:  segdeploy bench build/segformer-b0-fp32 --size 512x512 --runs 100
-    """
-    from segformer_deploy.bench.latency import measure_latency
-    from segformer_deploy.bench.memory import machine_facts, peak_rss_mib
-    from segformer_deploy.runtime.golden import golden_frame
-    from segformer_deploy.runtime.native import describe
-    from segformer_deploy.runtime.segmenter import Segmenter
-    from segformer_deploy.spec import FrameSize
+    Several engines, sizes, precisions, backends or threads make a matrix: each case runs in a
+    process of its own and leaves one JSON; what is there already is not measured again.
 
-    path = rebuilt_if_asked(engine_or_newest(engine), rebuild)
-    with Segmenter(
-        path,
-        size=parse_size(size),
-        threads=threads,
+    Example:  segdeploy bench build/segformer-b0-fp32 --size 512x512 --runs 100
+
+    Example:  segdeploy bench --memory-limit 128M
+
+    Example:  segdeploy bench --variants b0,b1 --sizes 256x256,512x512 --precisions fp32,int8
+    --output results/laptop
+    """
+    from segformer_deploy.bench.case import Case
+    from segformer_deploy.bench.limit import bytes_from_text
+
+    for text in (size, frame):
+        parse_size(text)
+    limit = None if memory_limit is None else bytes_from_text(memory_limit)
+    like = Case(
+        "",
+        size=size,
+        frame=frame,
         backend=backend,
         provider=provider,
         device=device,
-        timed=timed,
         arena=arena,
+        timed=timed,
         trust=trust,
-    ) as segment:
-        introduce(segment)
-        own = parse_size(size) or segment.spec.resize.size or FrameSize(360, 480)
-        frame_size = parse_size(frame) or own
-        network = segment.network_size(frame_size)
-        with progress("measuring", runs) as advance:
-            latency = measure_latency(
-                segment,
-                golden_frame(frame_size, seed=0),
-                warmup=warmup,
-                runs=runs,
-                seconds=seconds,
-                on_run=lambda done, _: advance(done),
-            )
-        result: dict[str, Any] = {
-            "engine": str(path),
-            "backend": segment.engine_name,
-            "device": segment.device,
-            "precision": segment.spec.precision,
-            "weights": segment.spec.to_dict()["weights"],
-            "size": str(network),
-            "frame": str(frame_size),
-            "threads": segment.threads,
-            "kernels": describe(),
-            **latency.to_dict(),
-            "peak_rss_mib": peak_rss_mib(),
-            "machine": machine_facts().to_dict(),
-        }
-    stages = result["stages_ms"]
-    table(
-        f"{path}  network {network}, frame {frame_size}, {segment.threads} threads",
-        ["milliseconds", "p50", "p90", "p99"],
-        [
-            ["frame to class map"]
-            + [f"{result['latency_ms'][p]:.2f}" for p in ("p50", "p90", "p99")],
-            *(
-                [f"  {name}", f"{value:.2f}", f"{result['stages_p90_ms'][name]:.2f}", ""]
-                for name, value in stages.items()
-            ),
-        ],
+        warmup=warmup,
+        runs=runs,
+        seconds=seconds,
     )
-    say(
-        f"{latency.fps:.1f} frames/s, peak memory of the process "
-        f"{result['peak_rss_mib']:.0f} MiB, {latency.runs} runs on {segment.engine_name}"
-    )
-    for text in (*latency.warnings, *latency.notes):
-        say(f"note: {text}")
+    given, counts = list(engines or ()), threads_of(threads)
+    grid = variants or sizes or precisions or backends or output
+    if grid or len(given) > 1 or len(counts) > 1:
+        if smallest_limit:
+            raise InputError("--smallest-limit of a matrix", "one engine at one size")
+        check_same_kind(given, variants, precisions)
+        folder = output or DEFAULT_MATRIX
+        sources = _sources(given, variants, precisions, classes, folder)
+        columns: list[str | None] = [*sizes_of(sizes)] or [size]
+        _matrix(sources, columns, backends_of(backends, backend), counts, like, folder, limit, json)
+        return
+    path = rebuilt_if_asked(engine_or_newest(given[0] if given else None), rebuild)
+    _one(_case_of(path, like, counts[0]), limit, smallest_limit, json)
+
+
+def _case_of(path: Path, like: Case, threads: int | None) -> Case:
+    from dataclasses import replace
+
+    return replace(like, engine=str(path), threads=threads)
+
+
+def _one(case: Case, limit: int | None, smallest: bool, json: bool) -> None:
+    from segformer_deploy.bench.case import measure_case
+
+    if smallest:
+        result = _smallest(case)
+    elif limit is not None:
+        result = _limited(case, limit)
+    else:
+        with progress("measuring", case.runs) as advance:
+            result = measure_case(case, on_open=introduce, on_run=advance)
+    show_case(result)
     if json:
         emit(result)
+
+
+def _limited(case: Case, limit: int) -> dict[str, Any]:
+    from segformer_deploy.bench.runner import run_case
+
+    with progress("measuring", case.runs) as advance:
+        result = run_case(case, limit=limit, on_run=advance)
+    _refuse_failure(result)
+    return result
+
+
+def _refuse_failure(result: dict[str, Any]) -> None:
+    """A limit that killed is an answer; a case that failed by itself is our error."""
+    error = result["error"]
+    if error is not None and (result["limit"] or {}).get("survived") is not False:
+        raise RunError(error["found"], error["expected"], error["next"])
+
+
+def _smallest(case: Case) -> dict[str, Any]:
+    """The result under the smallest limit that survives, with the search beside it."""
+    from segformer_deploy.bench.matrix import search_smallest
+
+    with progress("looking for the smallest limit", None) as advance:
+
+        def tell(done: int, text: str) -> None:
+            advance(done)
+            say(text)
+
+        result = search_smallest(case, _SEARCH_RUNS, _SEARCH_SECONDS, tell)
+    _refuse_failure(result)
+    search = result["smallest_limit"]
+    if not search["enforced"]:
+        say(
+            f"smallest limit: not enforced ({search['why']}); the process's peak was "
+            f"{result['peak_rss_mib']:.0f} MiB (VmHWM)"
+        )
+    elif search["mib"] is None:
+        say("no limit survived that this machine's memory allows")
+    else:
+        say(f"smallest limit that survives: {search['mib']} MiB")
+    for note in search["notes"]:
+        say(f"note: {note}")
+    return result
+
+
+def _sources(
+    given: list[Path], variants: str | None, precisions: str | None, classes: int, folder: Path
+) -> list[EngineSource]:
+    from segformer_deploy.workflow.fit import exported_engines, given_engines
+
+    if given or not (variants or precisions):
+        return given_engines(given or [engine_or_newest(None)])
+    names, kinds = words_of(variants) or ["b0"], words_of(precisions) or ["fp32"]
+    return exported_engines(names, kinds, classes, folder / "engines", say, progress)
+
+
+def _matrix(
+    sources: list[EngineSource],
+    sizes: list[str | None],
+    backends: list[str],
+    threads: list[int | None],
+    like: Case,
+    folder: Path,
+    limit: int | None,
+    json: bool,
+) -> None:
+    from segformer_deploy.bench.matrix import matrix_cases, run_matrix
+    from segformer_deploy.bench.runner import run_case
+
+    engines = [source.engine for source in sources]
+    cases = matrix_cases(engines, sizes, backends, threads, like)
+    with case_progress("cases", len(cases)) as (on_case, _):
+        report = run_matrix(
+            cases,
+            folder,
+            lambda case: run_case(case, limit=limit),
+            limit=limit,
+            on_case=on_case,
+        )
+    if any(source.random for source in sources):
+        say("WARNING: the weights are random: speed and memory are real, masks mean nothing")
+    rows = [case_row(*pair) for pair in zip(cases, report.results, strict=True)]
+    table(f"{len(cases)} cases on this machine", ROW_TITLES, rows)
+    say(
+        f"{report.measured} measured, {report.kept} were there already, {report.failed} failed: "
+        f"{folder}"
+    )
+    if json:
+        emit(report.to_dict())

@@ -26,6 +26,7 @@ from segformer_deploy.cli.plan_options import (
     Tf32,
     VersionCompatible,
     Workspace,
+    bytes_of,
     plan_request,
     profile_from_text,
     refuse_without_plan,
@@ -122,6 +123,12 @@ def command(
         str | None, typer.Option(metavar="HxW", help="Largest network size to accept.")
     ] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Largest batch to accept.")] = None,
+    max_memory: Annotated[
+        str | None,
+        typer.Option(
+            metavar="BYTES", help="The most the whole process may take, as 128M: FP32, one size."
+        ),
+    ] = None,
     profile: Profile = None,
     compute_capability: ComputeCapability = None,
     hardware_compatible: HardwareCompatible = False,
@@ -206,7 +213,14 @@ def command(
         _write_onnx(path, output, parse_size(opt), precision, json)
         return
     ranges = tuple(profile_from_text(text, batch or 1) for text in profile or ())
+    if max_memory and (precision is not None or backend in _GPU_BACKENDS):
+        raise InputError(
+            "--max-memory with a precision or a GPU's backend",
+            "an FP32 graph on native or onnxruntime",
+            "segdeploy build-engine --max-memory 128M --backend onnxruntime",
+        )
     options = BuildOptions(
+        max_memory=bytes_of(max_memory) if max_memory else None,
         backend=backend,
         sizes=AskedSizes(parse_size(opt), parse_size(min), parse_size(max), batch, ranges),
         output=output,

@@ -17,9 +17,12 @@ from segformer_deploy.cli import (
     compare,
     demo,
     doctor,
+    estimate,
     evaluate,
     export,
+    fit,
     inspect,
+    report,
     run,
 )
 from segformer_deploy.cli.common import emit, error_dict, say
@@ -40,6 +43,9 @@ app.command("run")(run.command)
 app.command("bench")(bench.command)
 app.command("eval")(evaluate.command)
 app.command("compare")(compare.command)
+app.command("estimate")(estimate.command)
+app.command("fit")(fit.command)
+app.command("report")(report.command)
 app.command("inspect")(inspect.command)
 app.command("doctor")(doctor.command)
 app.command("demo")(demo.command)

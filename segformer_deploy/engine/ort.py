@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from segformer_deploy.engine.cores import usable_cores
-from segformer_deploy.engine.onnx_file import spec_from_onnx
+from segformer_deploy.engine.onnx_file import read_onnx_header, spec_from_onnx
 from segformer_deploy.engine.ort_providers import (
     PROVIDERS,
     Wish,
@@ -46,6 +48,11 @@ _DTYPES = {
     "tensor(float)": "float32",
     "tensor(float16)": "float16",
 }
+LEAN_KEY = "segdeploy.lean"
+"""In the metadata of a graph that was cut to hold little memory (`workflow.memory`): how values
+are held on the CPU, whatever `OrtOptions.arena` says. ``least``: each for itself, given back
+after its last use. ``block``: in one block, laid out at the first run. ``usual``: no key."""
+_M_MMAP_THRESHOLD, _SMALLEST_MAP = -3, 128 << 10
 
 
 @dataclass(frozen=True)
@@ -82,11 +89,16 @@ def import_onnxruntime() -> Any:
     return onnxruntime
 
 
-def _session_options(ort: Any, options: OrtOptions) -> Any:
+def _session_options(ort: Any, options: OrtOptions, lean: str = "") -> Any:
     settings = ort.SessionOptions()
     settings.intra_op_num_threads = options.threads or usable_cores()
     settings.inter_op_num_threads = 1
-    settings.enable_cpu_mem_arena = options.arena
+    settings.enable_cpu_mem_arena = options.arena and not lean
+    if lean:
+        # Reuse lets values of one size share a buffer, and so keeps it from the first of them
+        # to the last: of a graph in pieces, all along.
+        settings.enable_mem_reuse = False
+        settings.enable_mem_pattern = lean == "block"
     # Without VNNI, x86's products of uint8 and int8 saturate at 16 bits and masks change; so they
     # are exact, and slower. It says nothing on other processors.
     settings.add_session_config_entry("session.x64quantprecision", "1")
@@ -95,6 +107,25 @@ def _session_options(ort: Any, options: OrtOptions) -> Any:
     # 3 = errors only: warnings about constant folding say nothing to a user.
     settings.log_severity_level = 3
     return settings
+
+
+def _return_freed_memory() -> None:
+    """Let this process give large freed blocks back to the system at once, from now on.
+
+    glibc raises the size from which it does so to that of the largest block freed so far
+    (mallopt(3), M_MMAP_THRESHOLD), and what lies below stays in a heap full of holes. Other C
+    libraries have no such setting; nothing is done there.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, _SMALLEST_MAP)
+
+
+def _lean_mode(path: Path) -> str:
+    try:
+        return read_onnx_header(path).metadata.get(LEAN_KEY, "")
+    except OnnxFileError:
+        return ""  # loading it says what is wrong with it
 
 
 class OrtEngine:
@@ -106,6 +137,9 @@ class OrtEngine:
 
     def __init__(self, path: Path, options: OrtOptions | None = None) -> None:
         self.options, self._path = options or OrtOptions(), path
+        self.lean = _lean_mode(path) if self.options.provider == "cpu" else ""
+        if self.lean:
+            _return_freed_memory()  # before the weights are read
         self.ort = import_onnxruntime()
         provider = checked_provider(self.ort, self.options.provider)
         self._session: onnxruntime.InferenceSession | None = self._load()
@@ -143,7 +177,7 @@ class OrtEngine:
     def _session_on(
         self, providers: list[tuple[str, dict[str, str]]]
     ) -> onnxruntime.InferenceSession:
-        settings = _session_options(self.ort, self.options)
+        settings = _session_options(self.ort, self.options, self.lean)
         # With its fallback on, onnxruntime prints to stdout and takes the CPU, now or in any run.
         session: onnxruntime.InferenceSession = self.ort.InferenceSession(
             str(self._path), settings, providers=providers, enable_fallback=0
@@ -183,6 +217,9 @@ class OrtSession:
         if self._session is None:
             raise RunError("a closed session was run", "an open one")
         image = checked_image(arrays)
+        if self._engine.lean:
+            # A new buffer takes no memory before the network's end, when little else is held.
+            self._buffers = {}
         self._bind(image)
         run_bound(self._session, self._binding, image.shape)
         return self._buffers

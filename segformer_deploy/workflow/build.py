@@ -37,6 +37,7 @@ class BuildOptions:
         output: the folder; None chooses a name under ``build/``.
         precision: FP16 or INT8, and how; None builds the graph as it is.
         plan: what else a TensorRT plan is to be.
+        max_memory: bytes that the whole process may take while it segments; None: as it comes.
     """
 
     backend: str = AUTO
@@ -44,6 +45,7 @@ class BuildOptions:
     output: Path | None = None
     precision: PrecisionOptions | None = None
     plan: PlanRequest | None = None
+    max_memory: int | None = None
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ from segformer_deploy.engine.here import GPU_BACKENDS, SOURCE_FILE
 from segformer_deploy.engine.manifest import Manifest
 from segformer_deploy.engine.ort import import_onnxruntime
 from segformer_deploy.engine.plan_folder import PLAN_FILE
-from segformer_deploy.errors import OnnxFileError
+from segformer_deploy.engine.size_range import SizeRange
+from segformer_deploy.errors import OnnxFileError, SpecError
 from segformer_deploy.files import sha256_of_file
 from segformer_deploy.runtime.golden import GOLDEN_COUNT, MIN_AGREEMENT
 from segformer_deploy.spec import FrameSize, ModelSpec
@@ -63,7 +64,25 @@ class Job:
         self.golden_size = golden_size(spec, self.sizes, self.profiles)
         _copy_source(onnx, folder / SOURCE_FILE)
         self.choice = _choice(onnx, folder, spec, options, self.golden_size, say, progress)
+        if options.max_memory is not None:
+            self._fit_into(options.max_memory)
         self.spec = spec.with_(precision=self.choice.delivered)
+
+    def _fit_into(self, budget: int) -> None:
+        """Cut the graph so that the whole process stays within `budget` bytes."""
+        # Here, because it needs onnx.
+        from segformer_deploy.workflow.memory import lean_graph
+
+        size = self.plain.resize.size or self.options.sizes.opt
+        if size is None:
+            raise SpecError("--max-memory without one network size", "a size", "--opt HxW")
+        graph, backend = self.folder / SOURCE_FILE, self.options.backend
+        backend = NATIVE if backend == AUTO else backend
+        plan = lean_graph(graph, graph, size, budget, backend=backend, say=self.say)
+        self.choice = replace(self.choice, notes=(*self.choice.notes, plan.note()))
+        if plan.size is not None:
+            self.sizes = SizeRange(size, size, size, 1)
+            self.golden_size = size
 
     def manifest(self) -> Manifest:
         """Build what is left to build; the manifest but for the files and the time."""
