@@ -13,7 +13,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -56,6 +55,8 @@ def golden_frame(size: FrameSize, seed: int) -> Frame:
 def write_picture(path: Path, picture: Array) -> None:
     """Write a frame, or a class map as 8 or 16-bit indices, as PNG."""
     pixels = picture.astype(np.uint16) if picture.dtype == np.int32 else picture
+    import cv2  # here: an engine that was checked before needs none of its 15 MB
+
     # Encoded in memory first: cv2.imwrite keeps the system's reason for a failure to itself.
     _, encoded = cv2.imencode(".png", pixels)
     path.write_bytes(encoded.tobytes())
@@ -63,6 +64,8 @@ def write_picture(path: Path, picture: Array) -> None:
 
 def read_picture(path: Path) -> Array:
     """Read what `write_picture` wrote, in its own depth."""
+    import cv2
+
     picture = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
     if picture is None:
         raise EngineFolderError(f"{path} is not a picture", "a PNG", "build the engine again")

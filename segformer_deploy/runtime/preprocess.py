@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Literal, cast, get_args
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -56,6 +55,8 @@ def prepare(
     swap = pixel_format == "bgr"
     library, _, name = rule.filter.partition("-")
     if library == "opencv" and source.shape[:2] != out.shape[:2]:
+        import cv2  # here: other rules need none of its 15 MB
+
         cv2.resize(source, (size.width, size.height), out, interpolation=cv2.INTER_LINEAR)
         if swap:
             cv2.cvtColor(out, cv2.COLOR_BGR2RGB, dst=out)

@@ -311,7 +311,7 @@ def test_a_live_source_of_it_closes_within_a_second(
     start = time.monotonic()
     source.close()
     assert time.monotonic() - start < 1
-    assert not [t for t in threading.enumerate() if t.name.startswith("segdeploy")]
+    assert not [t for t in threading.enumerate() if t.name.startswith("segdeploy ")]
     assert not stand_in.there
 
 
