@@ -56,14 +56,16 @@ def test_a_failed_case_is_never_best() -> None:
 def test_precision_decides_between_equals() -> None:
     pair = [result("b0", 256, "int8", 1, 60), result("b0", 256, "fp32", 9, 90)]
     best = fit_check.best_within(pair, 100, 10)
-    assert best is not None and fit_check.name_of(best) == "b0-256x256-fp32-native"
+    assert best is not None
+    assert fit_check.name_of(best) == "b0-256x256-fp32-native"
 
 
 def test_nearest_says_how_far_the_budget_is_from_a_median() -> None:
     name, share = fit_check.nearest(
         [result("b0", 256, "int8", 90, 60), result("b1", 256, "int8", 130, 60)], 100
     )
-    assert name.startswith("b0") and share == pytest.approx(-0.1)
+    assert name.startswith("b0")
+    assert share == pytest.approx(-0.1)
 
 
 def test_budgets() -> None:
