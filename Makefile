@@ -17,9 +17,11 @@ EXTRAS := cpu,export,dev
 endif
 
 EDGE ?= .venv-edge
+FLEET ?= .venv-fleet
+FLEET_LOCK := requirements/fleet.txt
 BUILT := pyproject.toml CMakeLists.txt $(LOCK) $(PROOF) $(wildcard segformer_deploy/*/kernels/* segformer_deploy/engine/native/kernels/* models/*/model.*)
 
-.PHONY: demo test test-slow test-browser check kernels peers scaling clean
+.PHONY: demo test test-slow test-browser test-fleet check kernels peers scaling clean
 
 # The demo needs the edge side only: no torch, no onnx.
 $(EDGE)/.installed: $(BUILT)
@@ -51,6 +53,17 @@ test-slow: $(VENV)/.installed
 test-browser: $(VENV)/.installed
 	SEGDEPLOY_REQUIRE_BROWSER=1 $(BIN)/python -m pytest -q -m browser
 
+# Servers and clusters: Ray on this machine, and the real Triton server out of a wheel (fetched once).
+$(FLEET)/.installed: $(BUILT) $(FLEET_LOCK)
+	$(PYTHON) -m venv $(FLEET)
+	$(FLEET)/bin/python -m pip install --quiet --upgrade pip
+	$(FLEET)/bin/python -m pip install --quiet -c $(FLEET_LOCK) "$(TORCH)"
+	$(FLEET)/bin/python -m pip install --quiet -c $(FLEET_LOCK) -e ".[cpu,export,dev,triton,ray]" "tritonclient[http]"
+	touch $@
+
+test-fleet: $(FLEET)/.installed
+	SEGDEPLOY_REQUIRE_FLEET=1 $(FLEET)/bin/python -m pytest -q -m "ray or triton"
+
 check: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -70,4 +83,4 @@ scaling: $(VENV)/.installed
 	$(BIN)/python benchmarks/scaling.py
 
 clean:
-	rm -rf $(VENV) $(EDGE) build demo dist
+	rm -rf $(VENV) $(EDGE) $(FLEET) build demo dist

@@ -35,9 +35,9 @@ CONFIG = replace(TINY, head_channels=24)
 FRAME, NETWORK = FrameSize(512, 768), FrameSize(128, 192)
 LARGE = 16 * 1024
 """Bytes; less than this is bookkeeping. The frame's smallest array, its logits, has 42 KiB."""
-GRAIN, PEAK_GRAIN = 4 * 1024, 32 * 1024
-"""Python's own objects come on top, some KiB that differ between its versions. An allocation is
-rounded to the first of these, a peak down to the second."""
+GRAIN, PEAK_GRAIN = 4 * 1024, 64 * 1024
+"""Python's own objects come on top, up to some 30 KiB that differ between its versions. An
+allocation is rounded to the first of these, a peak down to the second."""
 FRAMES = 3
 """So many warm up, and so many are counted."""
 

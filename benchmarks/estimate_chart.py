@@ -1,8 +1,9 @@
-"""The chart of `docs/estimate.md`: estimated against published, every device left out in turn.
+"""The chart of `docs/estimate.md`: estimated against published, each design of cores left out.
 
     python benchmarks/estimate_chart.py [docs/estimate.png]
 
-Each point is a published row, estimated by a fit that saw no row of its device. Needs matplotlib.
+Each point is a published row, estimated by a fit that saw no row of a device with the same cores.
+Needs matplotlib.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def drawn() -> Any:
     axes = figure.add_axes((0.1, 0.08, 0.87, 0.83))
     _guides(axes)
     rows = {row.row: row for row in published_rows()}
-    for one in stored_fit()["left_out_boards"]:
+    for one in stored_fit()["left_out_cores"]:
         _point(axes, rows[one["row"]], one)
     _legend(axes)
     axes.set(
@@ -51,7 +52,7 @@ def drawn() -> Any:
         xlim=LIMITS,
         ylim=LIMITS,
         xlabel="published, ms",
-        ylabel="estimated without that device, ms",
+        ylabel="estimated without devices of the same cores, ms",
     )
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)

@@ -4,6 +4,7 @@
 
     python benchmarks/lean_memory.py                    # about five minutes; B0, 150 classes
     python benchmarks/lean_memory.py --onnx M.onnx --rounds 2 --sizes 512x512
+    python benchmarks/lean_memory.py --variants b0 b1 b2 b3 b4 b5   # one round each, 512x512
 
 Every figure is the peak resident memory (VmHWM) of a whole process: Python, OpenCV, engine
 library, weights, and frames to class maps by `Segmenter`. The forms take turns, each time in a
@@ -29,7 +30,7 @@ import numpy as np
 import onnx
 
 from segformer_deploy import Segmenter, __version__
-from segformer_deploy.bench.memory import machine_facts
+from segformer_deploy.bench.memory import MachineFacts, machine_facts
 from segformer_deploy.cli.common import say
 from segformer_deploy.engine.ort import LEAN_KEY
 from segformer_deploy.errors import SegdeployError
@@ -44,11 +45,13 @@ from segformer_deploy.graph.strips_embed import strip_embedding
 from segformer_deploy.graph.verify import noise_frames
 from segformer_deploy.spec import FrameSize
 from segformer_deploy.workflow.export import ExportOptions, export_onnx
-from segformer_deploy.workflow.memory import BLOCK, LEAST, MIB, Peak, measure_peak
+from segformer_deploy.workflow.memory import BLOCK, CUTS, LEAST, MIB, least_graph
+from segformer_deploy.workflow.memory_trial import Peak, measure_peak
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULT = ROOT / "benchmarks" / "results" / "lean-memory.json"
-ENCODER, DECODER = 4 * MIB, MIB
+VARIANTS = RESULT.with_name("lean-memory-variants.json")
+ENCODER, DECODER = CUTS[-1]
 STEPS: tuple[tuple[str, Callable[[onnx.ModelProto], onnx.ModelProto]], ...] = (
     ("Mix-FFN in chunks of rows", lambda model: chunk_ffn(model, ENCODER)),
     ("attention in chunks of queries", lambda model: chunk_attention(model, ENCODER)),
@@ -77,12 +80,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--sizes", nargs="+", default=["512x512", "256x256", "128x128"])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--frames", type=int, default=8, help="in each process")
-    parser.add_argument("--output", type=Path, default=RESULT)
+    parser.add_argument("--variants", nargs="+", help="these at the first size instead of steps")
+    parser.add_argument("--output", type=Path, help=f"left out: {RESULT.name}, or {VARIANTS.name}")
     options = parser.parse_args(arguments)
     try:
         with tempfile.TemporaryDirectory() as folder:
-            data = measure(options, Path(folder))
-        write_text(options.output, json.dumps(data, indent=1) + "\n")
+            if options.variants:
+                output, data = VARIANTS, measure_variants(options, Path(folder))
+            else:
+                output, data = RESULT, measure(options, Path(folder))
+        write_text(options.output or output, json.dumps(data, indent=1) + "\n")
         print(table(data))
     except SegdeployError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -94,10 +101,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """All sizes; the result as a JSON-ready dict."""
-    path = options.onnx or folder / "b0.onnx"
-    if options.onnx is None:
-        asked = ExportOptions("b0", classes=150, random_weights=True, output=path)
-        export_onnx(asked, say)
+    path = options.onnx or _exported("b0", folder)
     source, facts = onnx.load(str(path)), machine_facts()
     spec = fp32_spec(source)
     sizes = []
@@ -112,13 +116,48 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
             }
         )
     return {
-        "format": 1,
-        "when": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "segdeploy": __version__,
-        "machine": facts.to_dict(),
+        **_header(facts),
         "task": {"variant": spec.variant, "classes": spec.classes, "weights": spec.weights.origin},
         "pieces": {"encoder": ENCODER, "decoder": DECODER},
         "sizes": sizes,
+    }
+
+
+def measure_variants(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Each variant as it is, the least of it, and native: one round, random weights."""
+    size, facts = FrameSize.parse(options.sizes[0]), machine_facts()
+    rows = []
+    for variant in options.variants:
+        path = _exported(variant, folder)
+        model = least_graph(onnx.load(str(path)), size)
+        lean = folder / f"{variant}-least.onnx"
+        lean.write_bytes(model.SerializeToString())
+        live, nodes = live_set(model).peak_bytes / MIB, len(model.graph.node)
+        forms = [
+            Form(PLAIN, path),
+            Form(ALL, lean, live_mib=live, nodes=nodes),
+            Form(NATIVE, path, "native"),
+        ]
+        found = _turns(forms, size, 1, options.frames)
+        rows.append({"size": f"{variant}, {size}", "variant": variant, "forms": found})
+        path.unlink()
+        lean.unlink()
+    return {**_header(facts), "task": {"classes": 150, "weights": "random"}, "sizes": rows}
+
+
+def _exported(variant: str, folder: Path) -> Path:
+    path = folder / f"{variant}.onnx"
+    export_onnx(ExportOptions(variant, classes=150, random_weights=True, output=path), say)
+    return path
+
+
+def _header(before: MachineFacts) -> dict[str, Any]:
+    return {
+        "format": 1,
+        "when": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "segdeploy": __version__,
+        "machine": before.to_dict(),
+        "load_average_after": machine_facts().load_average,
     }
 
 
@@ -167,11 +206,13 @@ def _compared(forms: list[Form], size: FrameSize) -> dict[str, Any]:
 
 def _turns(forms: list[Form], size: FrameSize, rounds: int, frames: int) -> list[dict[str, Any]]:
     runs: dict[str, list[Peak]] = {form.name: [] for form in forms}
+    loads: dict[str, list[float | None]] = {form.name: [] for form in forms}
     for turn in range(rounds):
         for form in forms[turn % len(forms) :] + forms[: turn % len(forms)]:
             say(f"{size}, round {turn + 1}: {form.name}")
             peak = measure_peak(form.path, size, form.backend, frames, arena=form.arena)
             runs[form.name].append(peak)
+            loads[form.name].append(machine_facts().load_average)
     # The first frame lays out buffers.
     ms = {n: [statistics.median(p.ms[1:]) for p in peaks] for n, peaks in runs.items()}
     ratios = {
@@ -187,6 +228,7 @@ def _turns(forms: list[Form], size: FrameSize, rounds: int, frames: int) -> list
             "loaded_mib": max(p.loaded_mib for p in runs[form.name]),
             "ms_median": statistics.median(ms[form.name]),
             "time_over_plain": statistics.median(ratios[form.name]),
+            "load_averages": loads[form.name],
             "runs": [asdict(one) for one in runs[form.name]],
         }
         for form in forms

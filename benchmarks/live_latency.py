@@ -49,7 +49,7 @@ from segformer_deploy.video.loop import Stream, run_streams  # noqa: E402
 from segformer_deploy.video.overlay import Overlay  # noqa: E402
 from segformer_deploy.video.sink_base import Sink  # noqa: E402
 from segformer_deploy.video.source import open_source  # noqa: E402
-from segformer_deploy.video.video_writer import yuv_from_bgr  # noqa: E402
+from segformer_deploy.video.yuv import yuv_from_bgr  # noqa: E402
 from tests.video.live.time_code import now_ms, read_stamp  # noqa: E402
 
 SIZE = FrameSize(480, 640)

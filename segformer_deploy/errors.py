@@ -14,7 +14,8 @@
     │   │   └── MismatchError      a whole folder, built for another library, GPU or system
     │   ├── BackendError           the backend cannot be used on this machine
     │   ├── BuildError             the library could not build the plan that was asked for
-    │   └── RunError               the engine failed, or gave NaN
+    │   ├── RunError               the engine failed, or gave NaN
+    │   └── ServerError            a server that segments for us: gone, too slow, or another one
     ├── VerificationError          our own result failed its own check; nothing was kept
     ├── OutputError                a result could not be written (disk full, no permission)
     └── MissingDependencyError     a library that an extra brings is not installed
@@ -95,6 +96,10 @@ class BackendError(EngineError):
 
 class RunError(EngineError):
     """The engine failed while running, or its output is not a number."""
+
+
+class ServerError(EngineError):
+    """A server that segments for us cannot be reached, does not answer in time, or refuses."""
 
 
 class VerificationError(SegdeployError):

@@ -78,23 +78,26 @@ def atomic_file(path: Path, *, keep_on_interrupt: bool = False) -> Iterator[Path
 
 
 @contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
+def atomic_folder(path: Path, aside: Path | None = None) -> Iterator[Path]:
     """Give a temporary folder to fill; swap it in for `path` when the block ends well.
 
     An older folder at `path` stays untouched until the new one is complete. Whether it may be
     replaced at all is the caller's to decide: everything in it goes. What a killed process left
     behind is cleared away first; a second process that wants the same folder is refused.
+
+    With `aside`, a path on the same file system, what is unfinished lies beside that instead.
     """
     path = Path(os.path.realpath(path))  # a link stays one: what it leads to is replaced
+    aside = path if aside is None else aside.absolute()
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _only_writer(path):
-            _clear_leftovers(path)
-            temporary = _aside(path)
+        with only_writer(path, aside):
+            _clear_leftovers(path, aside)
+            temporary = _aside(aside)
             temporary.mkdir()
             try:
                 yield temporary
-                _swap_folder(temporary, path)
+                _swap_folder(temporary, path, aside)
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
 
@@ -107,14 +110,27 @@ def recover_folder(path: Path) -> None:
     path = Path(os.path.realpath(path))
     if path.exists() or not _left(path, "old"):
         return
-    with writing(path), _only_writer(path):
-        _clear_leftovers(path)
+    with writing(path), only_writer(path):
+        _clear_leftovers(path, path)
+
+
+def clear_leftovers(path: Path) -> None:
+    """Remove what killed builds of the folder `path` left beside it."""
+    path = Path(os.path.realpath(path))
+    lock = path.with_name(f".{path.name}.lock")
+    if _left(path, "old") or _left(path, "partial") or lock.exists():
+        with writing(path), only_writer(path):
+            _clear_leftovers(path, path)
 
 
 @contextmanager
-def _only_writer(path: Path) -> Iterator[None]:
-    """Hold the lock of the folder `path`; the system gives it back even of a killed process."""
-    lock = path.with_name(f".{path.name}.lock")
+def only_writer(path: Path, aside: Path | None = None) -> Iterator[None]:
+    """Hold the lock of the folder `path`; the system gives it back even of a killed process.
+
+    The lock is a file beside `path`, or beside `aside` where that is given.
+    """
+    aside = aside or path
+    lock = aside.with_name(f".{aside.name}.lock")
     while True:
         handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
         try:
@@ -159,9 +175,9 @@ def _take(handle: int, path: Path) -> None:
             raise
 
 
-def _clear_leftovers(path: Path) -> None:
+def _clear_leftovers(path: Path, aside: Path) -> None:
     """Remove what a killed build of `path` left; bring back a folder that it had moved away."""
-    old, unfinished = _left(path, "old"), _left(path, "partial")
+    old, unfinished = _left(aside, "old"), _left(aside, "partial")
     if old and not path.exists():
         old.pop().rename(path)
     for left in (*old, *unfinished):
@@ -174,14 +190,14 @@ def _left(path: Path, kind: str) -> list[Path]:
     return sorted(path.parent.glob(pattern), key=lambda one: one.stat().st_mtime)
 
 
-def _swap_folder(new: Path, path: Path) -> None:
+def _swap_folder(new: Path, path: Path, aside: Path) -> None:
     """Put `new` where `path` is, in one step where the system can exchange two names."""
     if not path.exists():
         new.rename(path)
         return
     if _exchange(new, path):
         return  # the older one now has the temporary name, and goes with it
-    old = _aside(path, "old")
+    old = _aside(aside, "old")
     path.rename(old)
     try:
         new.rename(path)

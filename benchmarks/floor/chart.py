@@ -56,6 +56,7 @@ def drawn(data: dict[str, Any], others: list[tuple[str, float]]) -> Any:
     axes.set(xscale="log", xlabel="bytes of memory", ylabel="mIoU, %")
     axes.set_xlim(7e3, 2.5e9)
     axes.set_ylim(0, 1.18 * max(point["fp32_miou"] for point in points))
+    _sizes(axes, points)
     sizes = {1e4: "10 KB", 1e5: "100 KB", 1e6: "1 MB", 1e7: "10 MB", 1e8: "100 MB", 1e9: "1 GB"}
     axes.set_xticks(list(sizes), list(sizes.values()))
     for side, spine in axes.spines.items():
@@ -101,12 +102,41 @@ def _curve(
         [point[bound] for point in points], y, marker + ":", markerfacecolor="white",
         label=f"{label}: live set, a bound", zorder=2, **style,
     )  # fmt: skip
-    for number, (point, left, height) in enumerate(zip(points, x, y, strict=True)):
-        if kind == "keep" and number % 2 == (len(points) - 1) % 2:
-            axes.annotate(
-                point["size"], (left, height), (5, -9), textcoords="offset points",
-                fontsize=7, color=colour,
+
+
+def _sizes(axes: Any, points: list[dict[str, Any]]) -> None:
+    """Name the sizes of the kept curve, where a name touches no mark and no other name."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    renderer = FigureCanvasAgg(axes.figure).get_renderer()
+    scale = axes.figure.dpi / 72
+    taken = [
+        box
+        for line in axes.get_lines()
+        if line.get_marker() not in (None, "None", "")
+        for box in _marks(axes, line, scale)
+    ]
+    for point in reversed(points):
+        spot = (point["keep"]["arena_bytes"], point["int8_miou"])
+        for offset in ((7, -10), (9, -3), (5, -17), (9, 3)):
+            text = axes.annotate(
+                point["size"], spot, offset, textcoords="offset points", fontsize=7, color=KEPT,
+                bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.3}, zorder=2.5,
             )  # fmt: skip
+            box = text.get_window_extent(renderer)
+            if not any(box.overlaps(other) for other in taken):
+                taken.append(box)
+                break
+            text.remove()
+
+
+def _marks(axes: Any, line: Any, scale: float) -> list[Any]:
+    """The boxes, in pixels, of a line's marks."""
+    from matplotlib.transforms import Bbox
+
+    half = (line.get_markersize() / 2 + 1) * scale
+    found = axes.transData.transform(line.get_xydata())
+    return [Bbox.from_extents(x - half, y - half, x + half, y + half) for x, y in found]
 
 
 def _processes(axes: Any, points: list[dict[str, Any]], others: list[tuple[str, float]]) -> None:

@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from segformer_deploy.errors import InputError, SegdeployError, SpecError
 from segformer_deploy.spec import FrameSize
 from segformer_deploy.version import __version__
 
-if TYPE_CHECKING:
-    from segformer_deploy.bench.latency import LatencyReport
-    from segformer_deploy.runtime.segmenter import Segmenter
-
-DEFAULT_FRAME = FrameSize(360, 480)
-OnRun = Callable[[int], object]
-"""Called after each run that counts, with the number of them so far."""
-OnPhase = Callable[[str], object]
 LOADING, RUNNING, SCORING = "loading the engine", "running", "scoring"
 
 
@@ -34,6 +26,9 @@ class Case:
         size: network size; None keeps the model's own rule.
         frame: size of the frame; None takes the network's.
         threads: None takes all cores of this process.
+        source: whose frames are segmented, as `segdeploy run --source` names it; None takes one
+            frame in memory. `frame` is then what a camera or the streets are asked for.
+        draw: draw the overlay of a source's frames too.
         images, labels: folders of labelled frames to score mIoU on; None scores nothing.
         engine_sha256: of the ONNX file or the manifest, so that a result of another engine at
             the same place is not taken for this one's.
@@ -58,13 +53,23 @@ class Case:
     images: str | None = None
     labels: str | None = None
     engine_sha256: str | None = None
+    source: str | None = None
+    draw: bool = True
 
     def __post_init__(self) -> None:
         for text in (self.size, self.frame):
             if text is not None:
                 FrameSize.parse(text)
+        if self.seconds is not None and not 0 < self.seconds < math.inf:
+            raise InputError(f"{self.seconds} seconds of measuring", "a time above 0")
         if (self.images is None) != (self.labels is None):
             raise InputError("frames without labels, or labels without frames", "both, or neither")
+        if self.source is not None:
+            from segformer_deploy.bench.source_frames import check_source
+
+            check_source(self.source, FrameSize.parse(self.frame) if self.frame else None)
+        elif not self.draw:
+            raise InputError("--no-draw without a source", "--source beside it")
 
     @property
     def name(self) -> str:
@@ -80,6 +85,12 @@ class Case:
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+    def recorded(self) -> dict[str, Any]:
+        """As results hold it: without the password of a source."""
+        from segformer_deploy.video.address import redacted
+
+        return {**asdict(self), "source": None if self.source is None else redacted(self.source)}
 
     @classmethod
     def from_dict(cls, data: Any) -> Case:
@@ -120,122 +131,11 @@ def failed(case: Case, error: dict[str, str], **more: Any) -> dict[str, Any]:
         "engine": case.engine,
         "segdeploy": __version__,
         "machine": machine_facts().to_dict(),
-        "case": case.to_dict(),
+        "case": case.recorded(),
         "limit": None,
         "energy": None,
         "clocks": None,
         "accuracy": None,
         "error": error,
         **more,
-    }
-
-
-def measure_case(
-    case: Case,
-    *,
-    on_open: Callable[[Segmenter], object] = lambda _: None,
-    on_run: OnRun = lambda _: None,
-    on_phase: OnPhase = lambda _: None,
-) -> dict[str, Any]:
-    """Load the engine, run it, and give the result's object; errors of the engine pass through.
-
-    Args:
-        on_open: called with the segmenter before its first frame.
-        on_phase: called with what begins: loading the engine, running, scoring.
-    """
-    from segformer_deploy.runtime.segmenter import Segmenter
-
-    on_phase(LOADING)
-    size = FrameSize.parse(case.size) if case.size else None
-    with Segmenter(
-        case.engine,
-        size=size,
-        threads=case.threads,
-        backend=case.backend,
-        provider=case.provider,
-        device=case.device,
-        timed=case.timed,
-        arena=case.arena,
-        trust=case.trust,
-    ) as segment:
-        on_open(segment)
-        result = _measured(case, segment, size, on_run, on_phase)
-        if case.images and case.labels:
-            on_phase(SCORING)
-            result["accuracy"] = _accuracy(segment, Path(case.images), Path(case.labels))
-    return result
-
-
-def _measured(
-    case: Case, segment: Segmenter, size: FrameSize | None, on_run: OnRun, on_phase: OnPhase
-) -> dict[str, Any]:
-    from segformer_deploy.bench.latency import measure_latency
-    from segformer_deploy.host.energy import EnergyMeter
-    from segformer_deploy.host.power import PowerWatch
-    from segformer_deploy.runtime.golden import golden_frame
-
-    own = size or segment.spec.resize.size or DEFAULT_FRAME
-    frame = FrameSize.parse(case.frame) if case.frame else own
-    with EnergyMeter() as energy:
-        watch = PowerWatch()
-
-        def after_run(done: int, _ms: float) -> None:
-            energy.mark(done)
-            on_run(done)
-
-        on_phase(RUNNING)
-        latency = measure_latency(
-            segment,
-            golden_frame(frame, seed=0),
-            warmup=case.warmup,
-            runs=case.runs,
-            seconds=case.seconds,
-            on_run=after_run,
-        )
-        clocks = watch.ended()
-        spent = energy.ended()
-    return {
-        **_described(case, segment, frame, latency),
-        "segdeploy": __version__,
-        "case": case.to_dict(),
-        "limit": None,
-        "energy": spent.to_dict(),
-        "clocks": clocks.to_dict(),
-        "accuracy": None,
-        "error": None,
-    }
-
-
-def _described(
-    case: Case, segment: Segmenter, frame: FrameSize, latency: LatencyReport
-) -> dict[str, Any]:
-    from segformer_deploy.bench.memory import machine_facts, peak_rss_mib
-    from segformer_deploy.runtime.native import describe
-
-    return {
-        "engine": case.engine,
-        "backend": segment.engine_name,
-        "device": segment.device,
-        "precision": segment.spec.precision,
-        "weights": segment.spec.to_dict()["weights"],
-        "size": str(segment.network_size(frame)),
-        "frame": str(frame),
-        "threads": segment.threads,
-        "kernels": describe(),
-        **latency.to_dict(),
-        "peak_rss_mib": peak_rss_mib(),
-        "machine": machine_facts().to_dict(),
-    }
-
-
-def _accuracy(segment: Segmenter, images: Path, labels: Path) -> dict[str, Any]:
-    from segformer_deploy.bench.accuracy import evaluate
-    from segformer_deploy.bench.labels import pair_files
-
-    report = evaluate(segment, segment.spec, pair_files(images, labels), boundary=False)
-    return {
-        "miou": report.miou,
-        "pixel_accuracy": report.pixel_accuracy,
-        "images": report.images,
-        "notes": list(report.notes),
     }

@@ -24,8 +24,9 @@ GROUP_NAMES: dict[Group, str] = {
     "cpu-arm": "Arm CPUs",
     "cpu-x86": "x86 CPUs",
 }
+_WITH_TF32 = ("Ampere", "Ada", "Hopper", "Blackwell")
 _COLUMNS = [
-    *("slug", "name", "board", "group", "aliases", "architecture", "clock_mhz"),
+    *("slug", "name", "board", "group", "aliases", "architecture", "core", "clock_mhz"),
     *("fp32_tflops", "fp16_tflops", "int8_tops", "bandwidth_gbs", "memory_gb", "usable_mb"),
     *("peak_source", "clock_source", "notes"),
 ]
@@ -38,10 +39,12 @@ class Device:
     Attributes:
         slug: the short name, for example ``orin-nano-8gb``.
         name: in full.
-        board: the same for two power modes of one device: they are left out together.
+        board: the same for two power modes of one device.
         group: the kind of device, within which an error is stated.
         aliases: other short names.
         architecture: the GPU's, or ``CPU``.
+        core: the design of the cores (``sm_87``, ``Cortex-A53``): the same for devices that differ
+            in the cores' number and clock and in memory. They are left out together.
         clock_mhz: that the peaks are for.
         fp32_tflops, fp16_tflops, int8_tops: dense peaks, a multiply-accumulate counted as two;
             None where there is no faster arithmetic for that type. FP16 is of the tensor cores
@@ -59,6 +62,7 @@ class Device:
     group: Group
     aliases: tuple[str, ...]
     architecture: str
+    core: str
     clock_mhz: float
     fp32_tflops: float
     fp16_tflops: float | None
@@ -82,7 +86,12 @@ class Device:
     @property
     def recalled(self) -> bool:
         """Whether a figure of this row is from memory and was not read in a source."""
-        return "RECALL" in self.clock_source or "RECALL" in self.peak_source
+        return "recall" in f"{self.clock_source} {self.peak_source}".lower()
+
+    @property
+    def has_tf32(self) -> bool:
+        """Whether its tensor cores multiply FP32 matrices as TF32: from Ampere on."""
+        return self.architecture in _WITH_TF32
 
     def runs_as(self, precision: Precision) -> Precision:
         """The arithmetic that a network of `precision` gets here.
@@ -110,6 +119,7 @@ class Device:
             "name": self.name,
             "group": self.group,
             "architecture": self.architecture,
+            "core": self.core,
             "clock_mhz": self.clock_mhz,
             "fp32_tflops": self.fp32_tflops,
             "fp16_tflops": self.fp16_tflops,
@@ -167,6 +177,7 @@ def _device(row: dict[str, str]) -> Device:
         group=group,
         aliases=tuple(filter(None, row["aliases"].split(";"))),
         architecture=row["architecture"],
+        core=row["core"],
         clock_mhz=float(row["clock_mhz"]),
         fp32_tflops=float(row["fp32_tflops"]),
         fp16_tflops=_number(row["fp16_tflops"]),

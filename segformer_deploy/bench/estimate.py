@@ -1,7 +1,8 @@
 """Latency and memory of a SegFormer on a device that is not here: estimated, never measured.
 
 `roofline` says what a network would take at given efficiencies, `roofline_fit` takes those from
-published latencies, and this joins them with the error found by leaving out one board at a time.
+published latencies, and this joins them with the error found by leaving out one design of cores at
+a time, with every board that has it.
 The fit is kept in `data/fit.json`; after a change to the data or the model, make it again:
 
     python -m segformer_deploy.bench.estimate --fit
@@ -69,7 +70,8 @@ class Estimate:
         task: network, size, precision, device, engine.
         macs: multiply-accumulates of one run.
         time: milliseconds of one frame through the network alone, by what they wait for.
-        error: of this kind of device, each board left out in turn; None figures where unknown.
+        error: of this kind of device, each design of cores left out in turn; None figures where
+            unknown.
         error_all: the same over every published row.
         memory: device memory on a GPU, the process's on a CPU.
         published: rows of this very device, to hold the estimate against.
@@ -98,7 +100,8 @@ class Estimate:
         if error.median is not None and error.p90 is not None:
             return (
                 f"median {error.median:.2f}x, 90th percentile {error.p90:.2f}x "
-                f"({error.rows} published rows of {error.boards} {kind}, each device left out)"
+                f"({error.rows} published rows of {error.boards} {kind}, each left out with all "
+                f"devices of the same cores: {error.left_out} designs)"
             )
         if error.worst is None:
             return f"unknown: no published row of {kind} can be used"
@@ -133,7 +136,8 @@ class Estimate:
                 "launch": round(self.time.launch, 4),
             },
             "error": {
-                "what": "max(estimate / published, published / estimate), device left out",
+                "what": "max(estimate / published, published / estimate), left out with all "
+                "devices of the same cores",
                 "kind": GROUP_NAMES[task.device.group],
                 "known": self.error.median is not None,
                 **self.error.to_dict(),
@@ -214,7 +218,7 @@ def _notes(task: Task, memory: Memory) -> list[str]:
             "published rows are of the published form: that the deploy form is as efficient per "
             "multiply-accumulate is assumed"
         )
-    if device.is_gpu and runs == "fp32" and device.architecture not in ("Maxwell", "Turing"):
+    if device.has_tf32 and runs == "fp32":
         notes.append("TF32, which TensorRT may use for FP32 from Ampere on, is not counted")
     fastest = max(row.device.peak_tflops(runs) for row in same_side)
     if device.peak_tflops(runs) > fastest:
@@ -237,7 +241,7 @@ def main(arguments: Sequence[str]) -> int:
     write_text(path, json.dumps(data, indent=1) + "\n")
     error = data["errors"]["all"]
     print(
-        f"{path}: {error['rows']} rows of {error['boards']} boards; each board left out: "
+        f"{path}: {error['rows']} rows of {error['boards']} boards; each design of cores left out: "
         f"median {error['median']:.2f}x, 90th percentile {error['p90']:.2f}x",
         file=sys.stderr,
     )

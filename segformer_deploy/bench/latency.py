@@ -1,7 +1,8 @@
 """How long one frame takes, from the frame in memory to its class map in memory.
 
 One frame is segmented again and again by one caller that waits for each answer: latency, not
-the throughput of several streams. Reading, decoding and display are outside. The clock is
+the throughput of several streams. Reading, decoding and display are outside: with those of a
+real source it is `source_latency` that measures. The clock is
 `time.perf_counter_ns`, read immediately before and after each call.
 """
 
@@ -21,8 +22,8 @@ DEFAULT_WARMUP = 3
 DEFAULT_RUNS = 20
 DEFAULT_SECONDS = 3.0
 
-STAGES = ("preprocess", "infer", "class_map")
-"""The stages of a segmenter, in the order in which they run."""
+STAGES = ("copy_in", "preprocess", "infer", "class_map", "copy_out")
+"""The stages of a segmenter, in the order in which they run; the copies only on a GPU."""
 
 NOISY_RATIO = 1.5
 """p90 over p50 above which a machine was doing something else too."""
@@ -145,6 +146,7 @@ class LatencyReport:
             "percentile_method": "linear",
             "stages_ms": {name: percentile(values, 50) for name, values in stages.items()},
             "stages_p90_ms": {name: percentile(values, 90) for name, values in stages.items()},
+            "stages_p99_ms": {name: percentile(values, 99) for name, values in stages.items()},
             "fps": self.fps,
             "spread": self.spread,
             "runs": self.runs,
@@ -185,7 +187,7 @@ def measure_latency(
 
     Raises InputError where the counts make no measurement; errors of `segment` pass through.
     """
-    least_runs, least_seconds = _stop_rule(warmup, runs, seconds)
+    least_runs, least_seconds = stop_rule(warmup, runs, seconds)
     first_ms = None
     for number in range(warmup):
         took = _timed(segment, frame)
@@ -215,7 +217,8 @@ def _timed(segment: TimedSegment, frame: Frame) -> float:
     return (time.perf_counter_ns() - start) / 1e6
 
 
-def _stop_rule(warmup: int, runs: int | None, seconds: float | None) -> tuple[int, float]:
+def stop_rule(warmup: int, runs: int | None, seconds: float | None) -> tuple[int, float]:
+    """(least runs, least seconds) before a measurement may end; InputError where there is none."""
     if warmup < 0:
         raise InputError(f"{warmup} warm-up runs", "0 or more")
     if runs is not None and runs < 1:

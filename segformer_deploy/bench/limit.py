@@ -49,7 +49,7 @@ def bytes_from_text(text: str) -> int:
 
     Raises InputError.
     """
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMG]?)(?:i?B)?\s*", text, re.IGNORECASE)
+    found = re.fullmatch(r"\s*(\d{1,18}(?:\.\d{1,18})?)\s*([KMG]?)(?:i?B)?\s*", text, re.IGNORECASE)
     size = int(float(found[1]) * _UNITS[found[2].upper()]) if found else 0
     if size < 1:
         raise InputError(f"a memory size of '{text}'", "a size such as 128M or 1.5G")
@@ -73,12 +73,24 @@ class Group:
 
     Attributes:
         version: 1 or 2.
+        limit: in bytes, as asked for.
         notes: what is not as it should be, such as swap that cannot be switched off.
     """
 
     folder: Path
     version: int
+    limit: int
     notes: tuple[str, ...] = ()
+
+    @property
+    def holds(self) -> bool:
+        """Whether the kernel has the limit still: asked at the end, before it is called enforced.
+
+        Version 2 drops the limits below a group that stops handing the controller down.
+        """
+        text = _read(self.folder / _limit_file(self.version)).strip()
+        # The kernel rounds down to whole pages.
+        return text.isdigit() and int(text) <= self.limit
 
     def command(self, words: Sequence[str]) -> list[str]:
         """A command line that joins the group and then becomes `words`."""
@@ -140,7 +152,7 @@ def _made(
         try:
             if version == 2 and not (folder / "memory.max").exists():
                 undo = _hand_down(parent)
-            return Group(folder, version, _set_limit(folder, version, limit)), undo
+            return Group(folder, version, limit, _set_limit(folder, version, limit)), undo
         except OSError as error:
             with suppress(OSError):
                 remove(folder)
@@ -174,8 +186,8 @@ def places(root: Path = ROOT) -> list[tuple[int, Path]]:
         elif "memory" in controllers.split(","):
             mount = root / "sys/fs/cgroup/memory"
             if mount.is_dir():
-                limit = "memory.limit_in_bytes"
-                found += [(1, place) for place in _own_then_up(mount, path, limit)]
+                # Groups of version 1 may have both processes and children: no need to go up.
+                found.append((1, _own_then_up(mount, path, "memory.limit_in_bytes")[0]))
     return found
 
 
@@ -202,22 +214,27 @@ def _hand_down(parent: Path) -> Callable[[], None]:
     control.write_text("+memory")
 
     def undo() -> None:
+        # Another run's group may stand here by now: without the controller it had no limit.
         with suppress(OSError):
-            control.write_text("-memory")
+            if not any(_NAME.fullmatch(one.name) for one in parent.iterdir()):
+                control.write_text("-memory")
 
     return undo
 
 
 def _set_limit(folder: Path, version: int, limit: int) -> tuple[str, ...]:
     """Write the limit; OSError where it does not hold."""
-    file = folder / ("memory.max" if version == 2 else "memory.limit_in_bytes")
-    _write(file, str(limit))
+    _write(folder / _limit_file(version), str(limit))
     swap = folder / ("memory.swap.max" if version == 2 else "memory.memsw.limit_in_bytes")
     try:
         _write(swap, "0" if version == 2 else str(limit))
     except OSError:
         return ("the kernel counts no swap here: pages that were swapped out escape the limit",)
     return ()
+
+
+def _limit_file(version: int) -> str:
+    return "memory.max" if version == 2 else "memory.limit_in_bytes"
 
 
 def _write(file: Path, text: str) -> None:

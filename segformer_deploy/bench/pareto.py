@@ -3,7 +3,9 @@
 A case is on the front where no other is at least as fast, as small and as accurate, and better
 in one of the three. Accuracy is mIoU where every case has it; else networks are put in an order:
 larger variant first, then larger size, then higher precision. That order is an assumption, not
-a measurement: within one training recipe it holds for most data.
+a measurement: within one training recipe it holds for most data. Only b0 to b5 have it: of a
+network of another shape nothing is known, so several engines with one of those among them need
+labelled frames.
 """
 
 from __future__ import annotations
@@ -16,12 +18,15 @@ from typing import Any
 
 from segformer_deploy.bench.case import Case
 from segformer_deploy.bench.matrix import MatrixReport
+from segformer_deploy.errors import InputError
 from segformer_deploy.files import atomic_file
 from segformer_deploy.spec import FrameSize
 
 PRECISIONS = ("int8", "fp16", "fp32")
-Rank = tuple[str, int, int]
-"""Variant, pixels, precision: compared in this order."""
+VARIANTS = ("b0", "b1", "b2", "b3", "b4", "b5")
+"""Smallest first."""
+Rank = tuple[int, int, int]
+"""Variant (its place; -1 for another one), pixels, precision: compared in this order."""
 
 
 @dataclass(frozen=True)
@@ -85,10 +90,26 @@ class Budget:
 def rank_of(variant: str | None, size: str, precision: str | None) -> Rank:
     """`size` is HxW; an unknown precision counts as the lowest."""
     return (
-        variant or "",
+        VARIANTS.index(variant) if variant in VARIANTS else -1,
         FrameSize.parse(size).height * FrameSize.parse(size).width,
         PRECISIONS.index(precision) if precision in PRECISIONS else -1,
     )
+
+
+def check_order(variants: Sequence[str | None]) -> None:
+    """InputError where several engines have no order without labelled frames.
+
+    Args:
+        variants: of each engine; one engine alone compares with itself at other sizes.
+    """
+    odd = [variant for variant in variants if variant not in VARIANTS]
+    if odd and len(variants) > 1:
+        raise InputError(
+            f"a network of the variant '{odd[0]}' among {len(variants)} engines, and no labelled "
+            "frames: which is more accurate is not known",
+            f"variants of {VARIANTS[0]} to {VARIANTS[-1]}, or accuracy measured on your frames",
+            "add --images FOLDER --labels FOLDER",
+        )
 
 
 def point_from_result(result: dict[str, Any], percentile: str = "p50") -> Point | None:
@@ -194,6 +215,7 @@ class FitReport:
             },
             "measured": self.matrix.measured,
             "kept": self.matrix.kept,
+            "measured_again": self.matrix.again,
             "folder": str(self.matrix.folder),
         }
 

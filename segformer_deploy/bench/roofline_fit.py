@@ -5,8 +5,10 @@ each parameter has a prior, so that what no row speaks of stays at a plain guess
 away. The fit is the most probable set under log-normal errors: Gauss-Newton with damping on the
 logarithms, from the priors, the same on every machine to the digits that are kept.
 
-A board counts once, however many rows it has: what is wanted is the error on another board. That
-error is measured by leaving out one board at a time, all its rows and power modes.
+A board counts once, however many rows it has: what is wanted is the error on another device. That
+error is measured by leaving out one design of cores at a time, with all boards that have it: two
+boards of one design differ in clock, cores and memory, which the model is told, so that with the
+one in the fit the other is no longer unseen.
 """
 
 from __future__ import annotations
@@ -127,13 +129,14 @@ class LeftOut:
     """One row, estimated by a fit that did not see it.
 
     Attributes:
-        without: the board or publication that was left out.
+        without: the design of cores, or the publication, that was left out.
         estimate_ms: by that fit.
         error: max(estimate / published, published / estimate).
     """
 
     row: int
     without: str
+    board: str
     group: Group
     published_ms: float
     estimate_ms: float
@@ -157,6 +160,7 @@ def leave_out(rows: Sequence[Published], key: Callable[[Published], str]) -> tup
             LeftOut(
                 row=row.row,
                 without=key(row),
+                board=row.device.board,
                 group=row.device.group,
                 published_ms=row.latency_ms,
                 estimate_ms=_rounded(estimate),
@@ -168,16 +172,18 @@ def leave_out(rows: Sequence[Published], key: Callable[[Published], str]) -> tup
 
 @dataclass(frozen=True)
 class Spread:
-    """Errors of one kind of device, each row left out with its board.
+    """Errors of one kind of device, each row estimated without what it was left out with.
 
     Attributes:
         rows, boards: how many there are.
+        left_out: how many designs of cores (or publications) were left out in turn.
         median, p90: of the ratio; None where there are too few to state either.
         worst: the largest, however few; None without a row.
     """
 
     rows: int
     boards: int
+    left_out: int
     median: float | None
     p90: float | None
     worst: float | None
@@ -189,13 +195,13 @@ class Spread:
 def spread_of(left_out: Sequence[LeftOut]) -> Spread:
     """The error of these rows; unknown below `FEWEST_BOARDS` boards or `FEWEST_ROWS` rows."""
     errors = [one.error for one in left_out]
-    boards = len({one.without for one in left_out})
+    boards, parts = (len({getattr(o, name) for o in left_out}) for name in ("board", "without"))
     if not errors:
-        return Spread(0, 0, None, None, None)
+        return Spread(0, 0, 0, None, None, None)
     if boards < FEWEST_BOARDS or len(errors) < FEWEST_ROWS:
-        return Spread(len(errors), boards, None, None, max(errors))
+        return Spread(len(errors), boards, parts, None, None, max(errors))
     median, p90 = (_rounded(float(np.quantile(errors, q))) for q in (0.5, 0.9))
-    return Spread(len(errors), boards, median, p90, max(errors))
+    return Spread(len(errors), boards, parts, median, p90, max(errors))
 
 
 def spreads_by_group(left_out: Sequence[LeftOut]) -> dict[Group, Spread]:
@@ -205,20 +211,20 @@ def spreads_by_group(left_out: Sequence[LeftOut]) -> dict[Group, Spread]:
 
 def fit_to_dict(rows: Sequence[Published]) -> dict[str, Any]:
     """All that `data/fit.json` holds: parameters, rows left out, errors."""
-    boards = leave_out(rows, lambda row: row.device.board)
+    cores = leave_out(rows, lambda row: row.device.core)
     sources = leave_out(rows, lambda row: row.publication)
-    everything = spread_of(boards)
+    everything = spread_of(cores)
     return {
         "rows": [row.row for row in rows],
         "parameters": {side: dict(values) for side, values in fit(rows).parameters.items()},
         "priors": {
             side: {name: list(pair) for name, pair in PRIORS[side].items()} for side in PRIORS
         },
-        "left_out_boards": [one.to_dict() for one in boards],
+        "left_out_cores": [one.to_dict() for one in cores],
         "left_out_publications": [one.to_dict() for one in sources],
         "errors": {
             "all": everything.to_dict(),
             "by_publication": spread_of(sources).to_dict(),
-            **{group: one.to_dict() for group, one in spreads_by_group(boards).items()},
+            **{group: one.to_dict() for group, one in spreads_by_group(cores).items()},
         },
     }

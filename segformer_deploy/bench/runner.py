@@ -2,8 +2,10 @@
 
 A process of its own gives each case its own peak of memory, its own libraries and a limit of its
 own; one that crashes or is killed takes nothing with it. The child reads the case as JSON from
-stdin and writes JSON lines to stdout: ``{"phase": ...}`` as it goes, ``{"runs": n}``, and at the
-end ``{"result": ...}`` or ``{"error": ...}``. What it prints otherwise goes to stderr.
+stdin and writes JSON lines to stdout: ``{"phase": ...}`` as it goes, ``{"runs": n}``,
+``{"scored": n}``, and at the end ``{"result": ...}`` or ``{"error": ...}``. What it prints
+otherwise goes to stderr. Each line starts the clock anew: a case may take as long as was asked
+for, and is ended only where nothing more is heard of it.
 """
 
 from __future__ import annotations
@@ -22,11 +24,11 @@ from pathlib import Path
 from typing import IO, Any
 
 from segformer_deploy.bench.case import LOADING, Case, error_of, failed
+from segformer_deploy.bench.clock import DEFAULT_SILENCE, Clock, ended_in_time
 from segformer_deploy.bench.limit import MIB, ROOT, Group, NoGroup, memory_group
 
 STARTING = "starting Python"
 STARTED = "importing"
-DEFAULT_TIMEOUT = 900.0
 _CHILD = (sys.executable, "-m", "segformer_deploy.bench.runner")
 _SAID_LINES = 3
 _PR_SET_PDEATHSIG = 1
@@ -39,6 +41,7 @@ class Told:
     Attributes:
         phase: what it was doing last.
         exit: its exit status; below 0 the signal that ended it.
+        timed_out: why it was ended, in words; empty where it was not.
         said: the end of its stderr.
     """
 
@@ -46,7 +49,7 @@ class Told:
     result: dict[str, Any] | None = None
     error: dict[str, str] | None = None
     exit: int = 0
-    timed_out: bool = False
+    timed_out: str = ""
     said: list[str] = field(default_factory=list)
 
 
@@ -54,7 +57,8 @@ def run_case(
     case: Case,
     *,
     limit: int | None = None,
-    timeout: float = DEFAULT_TIMEOUT,
+    timeout: float | None = None,
+    silence: float = DEFAULT_SILENCE,
     on_run: Callable[[int], object] = lambda _: None,
     child: Sequence[str] = _CHILD,
     root: Path = ROOT,
@@ -63,22 +67,26 @@ def run_case(
 
     Args:
         limit: in bytes: a hard limit where a control group can be had; `limit.enforced` tells.
-        timeout: in seconds; the child is killed then.
+        timeout: of the whole, in seconds; None sets no bound, for what was asked for takes its
+            time.
+        silence: in seconds, for one run, one scored frame or the loading; for the warm-up, which
+            is not told run by run, that much for each of its runs. The child is killed then.
         on_run: called with the number of runs so far.
         child: the program that is run, another one in tests.
         root: the file system's, for control groups.
 
     Ctrl-C kills the child and is raised again.
     """
+    clock = Clock(timeout, silence, case.warmup)
     if limit is None:
-        told = _run(list(child), case, timeout, on_run)
+        told = _run(list(child), case, clock, on_run)
         return _result(case, told, None)
     with memory_group(limit, root) as group:
-        told = _run(group.command(child), case, timeout, on_run)
+        told = _run(group.command(child), case, clock, on_run)
         return _result(case, told, _limit_report(limit, group, told))
 
 
-def _run(words: Sequence[str], case: Case, timeout: float, on_run: Callable[[int], object]) -> Told:
+def _run(words: Sequence[str], case: Case, clock: Clock, on_run: Callable[[int], object]) -> Told:
     told = Told()
     try:
         process = subprocess.Popen(
@@ -95,7 +103,12 @@ def _run(words: Sequence[str], case: Case, timeout: float, on_run: Callable[[int
     except OSError as error:
         told.error = error_of(error)
         return told
-    with _ended_at_last(process), _deadline(process, timeout, told):
+
+    def end(why: str) -> None:
+        told.timed_out = why
+        process.kill()
+
+    with _ended_at_last(process), ended_in_time(clock, end):
         stderr = threading.Thread(target=_keep_last, args=(process.stderr, told.said), daemon=True)
         stderr.start()
         assert process.stdin is not None
@@ -104,7 +117,7 @@ def _run(words: Sequence[str], case: Case, timeout: float, on_run: Callable[[int
         with contextlib.suppress(OSError), process.stdin as stdin:
             stdin.write(json.dumps(case.to_dict()))
         for line in process.stdout:
-            _listen(line, told, on_run)
+            _listen(line, told, clock, on_run)
         told.exit = process.wait()
         stderr.join(timeout=1)
     return told
@@ -123,21 +136,6 @@ def _ended_at_last(process: subprocess.Popen[str]) -> Iterator[None]:
                 pipe.close()
 
 
-@contextlib.contextmanager
-def _deadline(process: subprocess.Popen[str], seconds: float, told: Told) -> Iterator[None]:
-    def end() -> None:
-        told.timed_out = True
-        process.kill()
-
-    timer = threading.Timer(seconds, end)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
-
-
 def _keep_last(pipe: IO[str], lines: list[str]) -> None:
     with contextlib.suppress(ValueError, OSError):
         for line in pipe:
@@ -146,13 +144,14 @@ def _keep_last(pipe: IO[str], lines: list[str]) -> None:
                 del lines[:-_SAID_LINES]
 
 
-def _listen(line: str, told: Told, on_run: Callable[[int], object]) -> None:
+def _listen(line: str, told: Told, clock: Clock, on_run: Callable[[int], object]) -> None:
     try:
         message = json.loads(line)
     except ValueError:
         return  # a library that prints to the descriptor itself
     if not isinstance(message, dict):
         return
+    clock.heard(message)
     told.phase = message.get("phase", told.phase)
     told.result = message.get("result", told.result)
     told.error = message.get("error", told.error)
@@ -169,9 +168,9 @@ def _result(case: Case, told: Told, limit: dict[str, Any] | None) -> dict[str, A
 def _how_it_ended(told: Told, limit: dict[str, Any] | None) -> dict[str, str]:
     if told.timed_out:
         found, expected, step = (
-            f"the case took too long and was ended while {told.phase}",
-            "an end within its time",
-            "give fewer --runs, a smaller size, or more memory",
+            f"{told.timed_out} and it was ended while {told.phase}",
+            "a run, or what comes next, within that time",
+            "give a smaller size, or more memory",
         )
         return {"kind": "TimedOut", "found": found, "expected": expected, "next": step}
     if limit is not None and limit["outcome"] == "killed":
@@ -217,8 +216,10 @@ def _limit_report(limit: int, group: Group | NoGroup, told: Told) -> dict[str, A
         "phase": told.phase,
         "notes": [],
     }
+    if isinstance(group, Group) and not group.holds:
+        group = NoGroup(f"the limit of {group.folder} was gone at the end")
     if isinstance(group, NoGroup):
-        report["why"] = group.why
+        report |= {"enforced": False, "why": group.why}
         if told.result is not None:
             report["peak_mib"] = told.result["peak_rss_mib"]
             within = told.result["peak_rss_mib"] * MIB <= limit
@@ -266,11 +267,14 @@ def main() -> int:
     tell(phase=STARTED)
     try:
         case = Case.from_dict(json.loads(sys.stdin.read()))
-        from segformer_deploy.bench.case import measure_case
+        from segformer_deploy.bench.measure import measure_case
 
         tell(phase=LOADING)
         result = measure_case(
-            case, on_run=lambda done: tell(runs=done), on_phase=lambda phase: tell(phase=phase)
+            case,
+            on_run=lambda done: tell(runs=done),
+            on_phase=lambda phase: tell(phase=phase),
+            on_scored=lambda done: tell(scored=done),
         )
     except KeyboardInterrupt:
         return 130

@@ -12,15 +12,19 @@ from segformer_deploy.cli.bench_options import (
     ROW_TITLES,
     Backends,
     Classes,
+    Draw,
     Engines,
     Precisions,
     Sizes,
+    SourceOption,
     ThreadList,
     Variants,
     backends_of,
     case_progress,
     case_row,
     check_same_kind,
+    check_used,
+    say_again,
     show_case,
     sizes_of,
     threads_of,
@@ -48,7 +52,7 @@ from segformer_deploy.errors import InputError, RunError
 
 if TYPE_CHECKING:
     from segformer_deploy.bench.case import Case
-    from segformer_deploy.workflow.fit import EngineSource
+    from segformer_deploy.workflow.bench_engines import EngineSource
 
 # Of a search: near its limit a process reads its files from disk again and again.
 _SEARCH_RUNS, _SEARCH_SECONDS = 3, 120.0
@@ -59,8 +63,12 @@ def command(
     size: Size = None,
     frame: Annotated[
         str | None,
-        typer.Option(metavar="HxW", help="Size of the frame; the network's size if not given."),
+        typer.Option(
+            metavar="HxW", help="Size of the frame, or what a camera or test: is asked for."
+        ),
     ] = None,
+    source: SourceOption = None,
+    draw: Draw = True,
     runs: Annotated[int | None, typer.Option(min=1, help="Runs after the warm-up.")] = None,
     seconds: Annotated[float | None, typer.Option(help="Measure for this long.")] = None,
     warmup: Annotated[int, typer.Option(min=0, help="Runs before the first sample.")] = 3,
@@ -83,7 +91,7 @@ def command(
     sizes: Sizes = None,
     precisions: Precisions = None,
     backends: Backends = None,
-    classes: Classes = 150,
+    classes: Classes = None,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -96,10 +104,14 @@ def command(
 ) -> None:
     """Measure latency per stage and peak memory, from a frame in memory to its class map.
 
+    With --source on the frames of a real source, from their capture to the drawn picture.
+
     Several engines, sizes, precisions, backends or threads make a matrix: each case runs in a
     process of its own and leaves one JSON; what is there already is not measured again.
 
     Example:  segdeploy bench build/segformer-b0-fp32 --size 512x512 --runs 100
+
+    Example:  segdeploy bench --source film.mp4 --runs 100
 
     Example:  segdeploy bench --memory-limit 128M
 
@@ -125,20 +137,39 @@ def command(
         warmup=warmup,
         runs=runs,
         seconds=seconds,
+        source=source,
+        draw=draw,
     )
     given, counts = list(engines or ()), threads_of(threads)
+    number = check_used(classes, bool(variants or precisions))
     grid = variants or sizes or precisions or backends or output
     if grid or len(given) > 1 or len(counts) > 1:
         if smallest_limit:
             raise InputError("--smallest-limit of a matrix", "one engine at one size")
         check_same_kind(given, variants, precisions)
+        _refuse_ignored(rebuild, size, sizes, backend, backends)
         folder = output or DEFAULT_MATRIX
-        sources = _sources(given, variants, precisions, classes, folder)
+        sources = _sources(given, variants, precisions, number, folder)
         columns: list[str | None] = [*sizes_of(sizes)] or [size]
         _matrix(sources, columns, backends_of(backends, backend), counts, like, folder, limit, json)
         return
     path = rebuilt_if_asked(engine_or_newest(given[0] if given else None), rebuild)
     _one(_case_of(path, like, counts[0]), limit, smallest_limit, json)
+
+
+def _refuse_ignored(
+    rebuild: bool, size: str | None, sizes: str | None, backend: str, backends: str | None
+) -> None:
+    if rebuild:
+        raise InputError(
+            "--rebuild in a matrix",
+            "engines that fit this machine",
+            "build each again first: segdeploy bench ENGINE --rebuild",
+        )
+    if size and sizes:
+        raise InputError("--size and --sizes", "one of the two")
+    if backends and backend != "auto":
+        raise InputError("--backend and --backends", "one of the two")
 
 
 def _case_of(path: Path, like: Case, threads: int | None) -> Case:
@@ -148,7 +179,7 @@ def _case_of(path: Path, like: Case, threads: int | None) -> Case:
 
 
 def _one(case: Case, limit: int | None, smallest: bool, json: bool) -> None:
-    from segformer_deploy.bench.case import measure_case
+    from segformer_deploy.bench.measure import measure_case
 
     if smallest:
         result = _smallest(case)
@@ -180,7 +211,7 @@ def _refuse_failure(result: dict[str, Any]) -> None:
 
 def _smallest(case: Case) -> dict[str, Any]:
     """The result under the smallest limit that survives, with the search beside it."""
-    from segformer_deploy.bench.matrix import search_smallest
+    from segformer_deploy.bench.smallest import search_smallest
 
     with progress("looking for the smallest limit", None) as advance:
 
@@ -208,7 +239,7 @@ def _smallest(case: Case) -> dict[str, Any]:
 def _sources(
     given: list[Path], variants: str | None, precisions: str | None, classes: int, folder: Path
 ) -> list[EngineSource]:
-    from segformer_deploy.workflow.fit import exported_engines, given_engines
+    from segformer_deploy.workflow.bench_engines import exported_engines, given_engines
 
     if given or not (variants or precisions):
         return given_engines(given or [engine_or_newest(None)])
@@ -238,6 +269,7 @@ def _matrix(
             lambda case: run_case(case, limit=limit),
             limit=limit,
             on_case=on_case,
+            on_again=say_again,
         )
     if any(source.random for source in sources):
         say("WARNING: the weights are random: speed and memory are real, masks mean nothing")
@@ -249,3 +281,6 @@ def _matrix(
     )
     if json:
         emit(report.to_dict())
+    if report.fruitless is not None:
+        say(f"error: no case gave figures; the first: {report.fruitless}")
+        raise typer.Exit(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,12 +18,15 @@ if TYPE_CHECKING:
     from segformer_deploy.bench.matrix import OnCase
 
 DEFAULT_MATRIX = Path("results") / "matrix"
+_ADE20K_CLASSES = 150
 _PERCENTILES = ("p50", "p90", "p99")
+_STAGE_KEYS = ("stages_ms", "stages_p90_ms", "stages_p99_ms")
 
 
 def _threads(text: str | None) -> str | None:
     for word in words_of(text):
-        if not (word.isdigit() and int(word) > 0):
+        # Other scripts have digits that int() does not take, and too many of them are no number.
+        if not re.fullmatch("[0-9]{1,6}", word) or int(word) < 1:
             raise typer.BadParameter(f"'{word}' is no number of threads (1 or more)")
     return text
 
@@ -33,6 +37,18 @@ Engines = Annotated[
         metavar="ENGINE...",
         help="Engine folders or .onnx files; the newest under build/ if left out.",
     ),
+]
+SourceOption = Annotated[
+    str | None,
+    typer.Option(
+        "--source",
+        metavar="SOURCE",
+        help="Measure on its frames, capture to drawn picture: a video, a folder, camera:0, "
+        "test: …, as segdeploy run takes them.",
+    ),
+]
+Draw = Annotated[
+    bool, typer.Option("--draw/--no-draw", help="Of a source's frames: draw the overlay too.")
 ]
 Variants = Annotated[
     str | None,
@@ -55,7 +71,8 @@ ThreadList = Annotated[
     ),
 ]
 Classes = Annotated[
-    int, typer.Option(min=1, help="Classes of the exported variants; ADE20K has 150.")
+    int | None,
+    typer.Option(min=1, help="Classes of the exported variants; 150 as ADE20K if not given."),
 ]
 
 
@@ -67,14 +84,14 @@ def words_of(text: str | None) -> list[str]:
 
 def threads_of(text: str | None) -> list[int | None]:
     """``1,2`` as numbers; [None] where nothing was given."""
-    return [int(word) for word in words_of(text)] or [None]
+    return [*dict.fromkeys(int(word) for word in words_of(text))] or [None]
 
 
 def sizes_of(text: str | None) -> list[str]:
     """``256x256,512x512``, each checked; SpecError."""
     from segformer_deploy.spec import FrameSize
 
-    return [str(FrameSize.parse(word)) for word in words_of(text)]
+    return list(dict.fromkeys(str(FrameSize.parse(word)) for word in words_of(text)))
 
 
 def backends_of(text: str | None, default: str = "auto") -> list[str]:
@@ -96,6 +113,17 @@ def check_same_kind(engines: list[Path], variants: str | None, precisions: str |
         )
 
 
+def check_used(classes: int | None, exports: bool) -> int:
+    """The number of classes to export; InputError where it was given and nothing is exported."""
+    if classes is not None and not exports:
+        raise InputError(
+            f"--classes {classes} of engines that are there",
+            "their own classes: --classes is of variants to be exported",
+            "leave it out, or name --variants instead of engines",
+        )
+    return _ADE20K_CLASSES if classes is None else classes
+
+
 def show_case(result: dict[str, Any]) -> None:
     """The tables and lines of one case; of a failed one, its error."""
     if result["error"] is None:
@@ -109,27 +137,47 @@ def show_case(result: dict[str, Any]) -> None:
 
 
 def _show_latency(result: dict[str, Any]) -> None:
-    latency, p90 = result["latency_ms"], result["stages_p90_ms"]
+    video = result["video"]
     table(
         f"{result['engine']}  network {result['size']}, frame {result['frame']}, "
         f"{result['threads']} threads",
         ["milliseconds", *_PERCENTILES],
-        [
-            ["frame to class map", *(f"{latency[p]:.2f}" for p in _PERCENTILES)],
-            *(
-                [f"  {name}", f"{value:.2f}", f"{p90[name]:.2f}", ""]
-                for name, value in result["stages_ms"].items()
-            ),
-        ],
+        _rows_of_call(result) if video is None else rows_of_video(video),
     )
+    rate = result["fps"] if video is None else video["fps"]
     say(
-        f"{result['fps']:.1f} frames/s, peak memory of the process "
+        f"{rate:.1f} frames/s, peak memory of the process "
         f"{result['peak_rss_mib']:.0f} MiB, {result['runs']} runs on {result['backend']}"
     )
     for text in (*energy_words(result["energy"]), *clock_words(result["clocks"])):
         say(text)
     for text in (*result["warnings"], *result["notes"]):
         say(f"note: {text}")
+
+
+def _rows_of_call(result: dict[str, Any]) -> list[list[str]]:
+    stages = [
+        {p: result[key][name] for p, key in zip(_PERCENTILES, _STAGE_KEYS, strict=True)}
+        for name in result["stages_ms"]
+    ]
+    names = [f"  {name}" for name in result["stages_ms"]]
+    return [
+        _row("frame to class map", result["latency_ms"]),
+        *(_row(name, stage) for name, stage in zip(names, stages, strict=True)),
+    ]
+
+
+def rows_of_video(video: dict[str, Any]) -> list[list[str]]:
+    """The stages of a source's frames, in the order in which they run, under their whole."""
+    end = "drawn frame" if video["draw"] else "class map"
+    return [
+        _row(f"capture to {end}", video["latency_ms"]),
+        *(_row(f"  {name}", stage) for name, stage in video["stages_ms"].items()),
+    ]
+
+
+def _row(name: str, found: dict[str, float]) -> list[str]:
+    return [name, *(f"{found[p]:.2f}" for p in _PERCENTILES)]
 
 
 def energy_words(energy: dict[str, Any]) -> list[str]:
@@ -182,6 +230,11 @@ def case_row(case: Case, result: dict[str, Any]) -> list[str]:
 
 
 ROW_TITLES = ["case", "p50 ms", "p99 ms", "peak MiB", "J/frame"]
+
+
+def say_again(case: Case, why: str) -> None:
+    """That a result was there, and why it does not count."""
+    say(f"{case.name}: measured again: the result that is there is {why}")
 
 
 @contextmanager

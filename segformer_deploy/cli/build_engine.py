@@ -41,13 +41,23 @@ from segformer_deploy.cli.precision_options import (
     Samples,
     calibration_options,
     folder_pair,
+    logits_type,
     need_onnx,
+    refuse_contradictions,
+    refuse_unused,
     show_report,
+)
+from segformer_deploy.cli.tile_options import (
+    Tile,
+    TileAgreement,
+    TileImages,
+    TileMerge,
+    TileOverlap,
+    request_from,
 )
 from segformer_deploy.errors import InputError
 
 if TYPE_CHECKING:
-    from segformer_deploy.graph.cast_fp16 import LogitsType
     from segformer_deploy.spec import FrameSize
     from segformer_deploy.workflow.build import BuildReport
     from segformer_deploy.workflow.precision import PrecisionOptions
@@ -129,6 +139,11 @@ def command(
             metavar="BYTES", help="The most the whole process may take, as 128M: FP32, one size."
         ),
     ] = None,
+    tile: Tile = None,
+    tile_overlap: TileOverlap = None,
+    tile_merge: TileMerge = None,
+    tile_agreement: TileAgreement = None,
+    tile_images: TileImages = None,
     profile: Profile = None,
     compute_capability: ComputeCapability = None,
     hardware_compatible: HardwareCompatible = False,
@@ -160,9 +175,9 @@ def command(
     from segformer_deploy.workflow.build import BuildOptions, build_engine
     from segformer_deploy.workflow.sizes import AskedSizes
 
-    _refuse_contradictions(fp16, int8, onnx_only, backend)
+    refuse_contradictions(fp16, int8, onnx_only, backend)
     if not (fp16 or int8):
-        _refuse_unused(
+        refuse_unused(
             {
                 "--calibration": calibration,
                 "--gate-images": gate_images,
@@ -206,9 +221,11 @@ def command(
             folder_pair(gate_images, gate_labels, "gate"),
             folder_pair(report_images, report_labels, "report"),
             Budget(max_drop, min_agreement),
-            _logits_type(logits),
+            logits_type(logits),
             force,
         )
+    if onnx_only and tile:
+        raise InputError("--tile with --onnx-only", "a folder: a graph knows nothing of tiles")
     if onnx_only and precision is not None:
         _write_onnx(path, output, parse_size(opt), precision, json)
         return
@@ -220,6 +237,7 @@ def command(
             "segdeploy build-engine --max-memory 128M --backend onnxruntime",
         )
     options = BuildOptions(
+        tiles=request_from(tile, tile_overlap, tile_merge, tile_agreement, tile_images),
         max_memory=bytes_of(max_memory) if max_memory else None,
         backend=backend,
         sizes=AskedSizes(parse_size(opt), parse_size(min), parse_size(max), batch, ranges),
@@ -237,34 +255,6 @@ def command(
         ),
     )
     _show(build_engine(path, options, say, progress), json)
-
-
-def _refuse_contradictions(fp16: bool, int8: bool, onnx_only: bool, backend: str) -> None:
-    if fp16 and int8:
-        raise InputError(
-            "--fp16 and --int8 at once",
-            "one of them: --int8 --onnx-only already takes FP16 where INT8 is not used",
-        )
-    if onnx_only and not (fp16 or int8):
-        raise InputError("--onnx-only without a precision", "--onnx-only with --fp16 or --int8")
-    from segformer_deploy.engine.backend import EngineOptions
-
-    EngineOptions(backend)
-
-
-def _logits_type(text: str) -> LogitsType:
-    if text not in ("fp16", "fp32"):
-        raise InputError(f"logits in '{text}'", "fp32 or fp16")
-    return "fp16" if text == "fp16" else "fp32"
-
-
-def _refuse_unused(options: dict[str, Any]) -> None:
-    given = [name for name, value in options.items() if value]
-    if given:
-        raise InputError(
-            f"{given[0]} without a precision",
-            "--int8 or --fp16 beside it: an engine in the graph's own precision needs no frames",
-        )
 
 
 def _write_onnx(
@@ -289,6 +279,8 @@ def _show(report: BuildReport, json: bool) -> None:
         show_report(report.precision)
     for note in manifest.notes:
         say(f"note: {note}")
+    if manifest.tiling is not None:
+        say(str(manifest.tiling))
     if manifest.plan is not None:
         show_plan(manifest.plan)
     made_for = (

@@ -98,10 +98,11 @@ def _question(
         raise SpecError("both a MODEL and --variant", "one of the two", "leave one of them out")
     _one_of("--precision", precision, get_args(Precision))
     _one_of("--form", form, get_args(Form))
-    spec = None if variant else _spec(model)
+    taken = None if variant else _taken(model)
+    spec = None if taken is None else _spec(taken)
     if spec is not None and spec.variant == "custom":
         raise SpecError(
-            f"{model} is of no variant of the paper ('custom')",
+            f"{taken} is of no variant of the paper ('custom')",
             "b0 to b5, whose layers are known",
             "name the nearest one: segdeploy estimate --variant b0",
         )
@@ -122,19 +123,25 @@ def _one_of(option: str, value: str | None, allowed: tuple[str, ...]) -> None:
         raise SpecError(f"{option} {value}", "one of " + ", ".join(allowed))
 
 
-def _spec(model: Path | None) -> ModelSpec | None:
-    """What MODEL says of itself, or the newest ONNX under build/; None where there is neither."""
-    from segformer_deploy.engine.manifest import read_manifest
-    from segformer_deploy.engine.onnx_file import spec_from_onnx
+def _taken(model: Path | None) -> Path | None:
+    """MODEL, or the newest ONNX under build/; None where there is neither."""
     from segformer_deploy.engine.package import newest_first
 
-    if model is None:
-        found = [path for path in newest_first(list(BUILD.glob("*.onnx"))) if path.is_file()]
-        if not found:
-            say("network: b0 (neither a MODEL nor --variant was given)")
-            return None
-        model = found[0]
-        say(f"ONNX: {model} (the newest under {BUILD}/)")
+    if model is not None:
+        return model
+    found = [path for path in newest_first(list(BUILD.glob("*.onnx"))) if path.is_file()]
+    if not found:
+        say("network: b0 (neither a MODEL nor --variant was given)")
+        return None
+    say(f"ONNX: {found[0]} (the newest under {BUILD}/)")
+    return found[0]
+
+
+def _spec(model: Path) -> ModelSpec:
+    """What an ONNX file or an engine folder says of itself."""
+    from segformer_deploy.engine.manifest import read_manifest
+    from segformer_deploy.engine.onnx_file import spec_from_onnx
+
     if model.is_dir():
         manifest = read_manifest(model)
         return manifest.spec.with_(precision=manifest.delivered)

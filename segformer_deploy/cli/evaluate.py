@@ -24,6 +24,13 @@ from segformer_deploy.cli.common import (
     say,
     table,
 )
+from segformer_deploy.cli.tile_options import (
+    TileMerge,
+    TileOrNone,
+    TileOverlap,
+    say_tiling,
+    tiling_from,
+)
 from segformer_deploy.errors import InputError
 
 if TYPE_CHECKING:
@@ -48,6 +55,9 @@ def command(
     stabilise: Annotated[
         bool, typer.Option("--stabilise", help="As run --stabilise would; with --video.")
     ] = False,
+    tile: TileOrNone = None,
+    tile_overlap: TileOverlap = None,
+    tile_merge: TileMerge = None,
     threads: Threads = None,
     backend: Backend = "auto",
     provider: Provider = "cpu",
@@ -64,6 +74,7 @@ def command(
 
     if stabilise and not video:
         raise InputError("--stabilise of frames in no order", "--video beside it")
+    tiling = tiling_from(tile, tile_overlap, tile_merge)
     path = engine_or_newest(engine)
     pairs = pair_files(images, labels)
     with Segmenter(
@@ -73,8 +84,10 @@ def command(
         backend=backend,
         provider=provider,
         device=device,
+        tiling=tiling,
     ) as segment:
         introduce(segment)
+        say_tiling(segment.tiling)
         with progress("evaluating", len(pairs)) as advance:
             report = evaluate(
                 _stabilised(segment) if stabilise else segment,
@@ -85,7 +98,12 @@ def command(
                 on_image=advance,
                 sequence=video,
             )
-    result = {"engine": str(path), "precision": segment.spec.precision, **report.to_dict()}
+    result = {
+        "engine": str(path),
+        "precision": segment.spec.precision,
+        "tiling": segment.tiling.to_dict() if segment.tiling else None,
+        **report.to_dict(),
+    }
     rows = [
         [name, "-" if iou is None else f"{iou:.2f}", _score(result.get("boundary_f"), name)]
         for name, iou in result["per_class_iou"].items()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from segformer_deploy.cli import fleet_options as fleet
 from segformer_deploy.cli.bench_options import (
     Backends,
     Classes,
@@ -19,20 +19,23 @@ from segformer_deploy.cli.bench_options import (
     backends_of,
     case_progress,
     check_same_kind,
+    check_used,
+    say_again,
     sizes_of,
     threads_of,
     words_of,
 )
 from segformer_deploy.cli.common import Json, emit, progress, say, table
+from segformer_deploy.cli.fleet import answer_fleet
+from segformer_deploy.cli.fleet_options import milliseconds_from_text
 from segformer_deploy.errors import InputError
 
 if TYPE_CHECKING:
     from segformer_deploy.bench.pareto import Budget, FitReport
-    from segformer_deploy.workflow.fit import EngineSource
+    from segformer_deploy.workflow.bench_engines import EngineSource
 
 _DEFAULT_OUTPUT = Path("results") / "fit"
 _DEFAULT_SIZES = "256x256,384x384,512x512"
-_UNITS = {"ms": 1.0, "s": 1000.0}
 
 
 def command(
@@ -44,8 +47,9 @@ def command(
         str | None, typer.Option(metavar="200ms", help="Longest time from frame to class map.")
     ] = None,
     percentile: Annotated[
-        str, typer.Option(help="Of the latency that has to hold: p50, p90 or p99.")
-    ] = "p50",
+        str | None,
+        typer.Option(help="Of the latency that has to hold: p50, p90 or p99; p50, of cameras p99."),
+    ] = None,
     min_miou: Annotated[
         float | None, typer.Option(metavar="PERCENT", help="Least mIoU, with labelled frames.")
     ] = None,
@@ -56,7 +60,7 @@ def command(
     precisions: Precisions = None,
     backends: Backends = None,
     threads: ThreadList = None,
-    classes: Classes = 150,
+    classes: Classes = None,
     frame: Annotated[
         str | None,
         typer.Option(metavar="HxW", help="Size of the frame; the network's size if not given."),
@@ -65,6 +69,20 @@ def command(
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="FOLDER", help="Results and chart.")
     ] = _DEFAULT_OUTPUT,
+    cameras: fleet.Cameras = None,
+    fps: fleet.Fps = None,
+    device: fleet.DeviceName = None,
+    measured: fleet.Measured = None,
+    variant: fleet.Variant = None,
+    size: fleet.Size = None,
+    precision: fleet.Precision = None,
+    streams: fleet.Streams = None,
+    batch: fleet.BatchSize = None,
+    batch_time: fleet.BatchTime = None,
+    policy: fleet.PolicyName = None,
+    max_drops: fleet.MaxDrops = None,
+    jitter: fleet.Jitter = None,
+    overhead: fleet.Overhead = None,
     json: Json = False,
 ) -> None:
     """Find the most accurate network that this device's memory and patience allow.
@@ -77,17 +95,43 @@ def command(
 
     Example:  segdeploy fit a.onnx b.onnx --latency 100ms --min-miou 40 --images val/images
     --labels val/labels
+
+    With --cameras: how many devices so many cameras need, by simulation.
+
+    Example:  segdeploy fit --cameras 200 --fps 10 --device orin-nano-8gb --latency 200ms
     """
     from segformer_deploy.bench.case import Case
     from segformer_deploy.bench.runner import run_case
     from segformer_deploy.workflow.fit import fit
 
-    if percentile not in ("p50", "p90", "p99"):
+    if percentile not in (None, "p50", "p90", "p99"):
         raise InputError(f"percentile '{percentile}'", "p50, p90 or p99")
+    words = fleet.FleetWords(
+        *(cameras, fps, device, measured, variant, size, precision),
+        *(streams, batch, batch_time, policy, max_drops, jitter, overhead),
+    )
+    if words.asked():
+        words.refuse(
+            memory=memory,
+            min_miou=min_miou,
+            images=images,
+            labels=labels,
+            variants=variants,
+            sizes=sizes,
+            precisions=precisions,
+            backends=backends,
+            threads=threads,
+        )
+        late = None if latency is None else milliseconds_from_text(latency)
+        given, kept = list(engines or ()), percentile or "p99"
+        answer_fleet(words, given, late, kept, frame, runs, classes, output, json)
+        return
+    percentile = percentile or "p50"
     budget = _budget(memory, latency, min_miou, images)
     given = list(engines or ())
     check_same_kind(given, variants, precisions)
-    sources = _sources(given, variants, precisions, classes, output)
+    number = check_used(classes, not given)
+    sources = _sources(given, variants, precisions, number, output)
     if images is not None and any(source.random for source in sources):
         raise InputError(
             "labelled frames, and networks of random weights",
@@ -122,10 +166,13 @@ def command(
             percentile=percentile,
             on_case=on_case,
             on_skip=on_skip,
+            on_again=say_again,
         )
     _show(report, percentile)
     if json:
         emit(report.to_dict())
+    if report.winner is None:
+        raise typer.Exit(1)
 
 
 def _budget(
@@ -140,6 +187,8 @@ def _budget(
         )
     if min_miou is not None and images is None:
         raise InputError("--min-miou without labelled frames", "--images and --labels beside it")
+    if min_miou is not None and not 0 <= min_miou <= 100:
+        raise InputError(f"--min-miou {min_miou:g}", "a percentage from 0 to 100")
     return Budget(
         None if memory is None else bytes_from_text(memory) / MIB,
         None if latency is None else milliseconds_from_text(latency),
@@ -147,19 +196,10 @@ def _budget(
     )
 
 
-def milliseconds_from_text(text: str) -> float:
-    """``200ms``, ``0.2s`` or plain milliseconds; InputError otherwise."""
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(ms|s)?\s*", text)
-    value = float(found[1]) * _UNITS[found[2] or "ms"] if found else 0.0
-    if value <= 0:
-        raise InputError(f"a time of '{text}'", "a time such as 200ms or 0.2s")
-    return value
-
-
 def _sources(
     given: list[Path], variants: str | None, precisions: str | None, classes: int, output: Path
 ) -> list[EngineSource]:
-    from segformer_deploy.workflow.fit import exported_engines, given_engines
+    from segformer_deploy.workflow.bench_engines import exported_engines, given_engines
 
     if given:
         return given_engines(given)
@@ -193,10 +233,13 @@ def _show(report: FitReport, percentile: str) -> None:
         )
     if report.chart:
         say(f"the front: {report.chart}")
-    else:
+    elif report.points:
         say("no chart: matplotlib is not installed")
+    if report.matrix.fruitless is not None:
+        say(f"error: no case gave figures; the first: {report.matrix.fruitless}")
+        return
     if report.winner is None:
-        say("nothing measured is within the budget: allow more, or add smaller --sizes")
+        say("error: nothing measured is within the budget: allow more, or add smaller --sizes")
         return
     say(
         f"take {report.winner.name}: {report.winner.latency_ms:.1f} ms, "

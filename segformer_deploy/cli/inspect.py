@@ -97,6 +97,7 @@ def _folder_facts(path: Path) -> dict[str, Any]:
         "delivered": manifest.delivered,
         **border,
         "sizes": str(manifest.sizes) if manifest.sizes else "any",
+        **({"tiling": str(manifest.tiling)} if manifest.tiling else {}),
         **(_plan_facts(path, manifest.plan) if manifest.plan else {}),
         "verified": manifest.verified,
         "golden_frames": len(manifest.golden),

@@ -6,14 +6,17 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
 from segformer_deploy.cli import (
+    batch,
     bench,
     build_engine,
     calibrate,
+    client,
     compare,
     demo,
     doctor,
@@ -22,14 +25,29 @@ from segformer_deploy.cli import (
     export,
     fit,
     inspect,
+    package,
     report,
     run,
 )
 from segformer_deploy.cli.common import emit, error_dict, say
 from segformer_deploy.errors import SegdeployError
 
+
+class _CtrlCError(BaseException):
+    """Ctrl-C on its way out: Typer turns KeyboardInterrupt into an exit of its own, wordless."""
+
+
+class _Commands(TyperGroup):
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            raise _CtrlCError from error
+
+
 app = typer.Typer(
     name="segdeploy",
+    cls=_Commands,
     help="SegFormer (B0 to B5) from a PyTorch checkpoint to a video on your device.",
     no_args_is_help=True,
     add_completion=False,
@@ -40,11 +58,14 @@ app.command("export")(export.command)
 app.command("calibrate")(calibrate.command)
 app.command("build-engine")(build_engine.command)
 app.command("run")(run.command)
+app.command("batch")(batch.command)
+app.command("client")(client.command)
 app.command("bench")(bench.command)
 app.command("eval")(evaluate.command)
 app.command("compare")(compare.command)
 app.command("estimate")(estimate.command)
 app.command("fit")(fit.command)
+app.command("package")(package.command)
 app.command("report")(report.command)
 app.command("inspect")(inspect.command)
 app.command("doctor")(doctor.command)
@@ -83,6 +104,6 @@ def main() -> None:
         _fail(error)
     except MemoryError as error:
         _fail(SegdeployError(f"not enough memory: {error}", "", "try a smaller --size or --batch"))
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, _CtrlCError):
         say("interrupted")
         sys.exit(130)

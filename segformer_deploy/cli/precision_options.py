@@ -12,6 +12,7 @@ from segformer_deploy.errors import InputError, MissingDependencyError
 
 if TYPE_CHECKING:
     from segformer_deploy.calibrate.calibration import CalibrationOptions
+    from segformer_deploy.graph.cast_fp16 import LogitsType
     from segformer_deploy.workflow.sensitivity import BlockDamage
 
 Method = Annotated[str, typer.Option(help="How a range is found: percentile, minmax or entropy.")]
@@ -131,3 +132,34 @@ def _show_macs(macs: dict[str, Any]) -> None:
         ["kind of product", "of the network", "of it in INT8"],
         rows,
     )
+
+
+def refuse_contradictions(fp16: bool, int8: bool, onnx_only: bool, backend: str) -> None:
+    """InputError where `build-engine` is asked for two things at once, or for nothing."""
+    if fp16 and int8:
+        raise InputError(
+            "--fp16 and --int8 at once",
+            "one of them: --int8 --onnx-only already takes FP16 where INT8 is not used",
+        )
+    if onnx_only and not (fp16 or int8):
+        raise InputError("--onnx-only without a precision", "--onnx-only with --fp16 or --int8")
+    from segformer_deploy.engine.backend import EngineOptions
+
+    EngineOptions(backend)
+
+
+def logits_type(text: str) -> LogitsType:
+    """The type of an FP16 graph's output; InputError where there is no such."""
+    if text not in ("fp16", "fp32"):
+        raise InputError(f"logits in '{text}'", "fp32 or fp16")
+    return "fp16" if text == "fp16" else "fp32"
+
+
+def refuse_unused(options: dict[str, Any]) -> None:
+    """InputError where an option of a precision is given and none is asked for."""
+    given = [name for name, value in options.items() if value]
+    if given:
+        raise InputError(
+            f"{given[0]} without a precision",
+            "--int8 or --fp16 beside it: an engine in the graph's own precision needs no frames",
+        )

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from segformer_deploy.cli.common import Json, emit, say
+from segformer_deploy.errors import InputError
 
 
 def command(
@@ -34,6 +35,7 @@ def command(
         summary_from_results,
     )
 
+    _refuse_the_same_place(results, output, markdown)
     found = read_results(results)
     when = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
     document = document_from_results(found, when=when, title=title)
@@ -55,6 +57,29 @@ def command(
                 "markdown": None if markdown is None else str(markdown),
             }
         )
+
+
+def _refuse_the_same_place(results: Path, output: Path, markdown: Path | None) -> None:
+    """InputError where one of what is written would replace the other, or a file of results."""
+    from segformer_deploy.bench.report.read import result_files
+
+    places = [("--output", output), *([("--markdown", markdown)] if markdown is not None else [])]
+    if markdown is not None and output.resolve() == markdown.resolve():
+        raise InputError(
+            f"--output and --markdown are both {output}",
+            "two files: the page, and the same as Markdown",
+            "give --markdown another name, such as report.md",
+        )
+    read = {path.resolve() for path in result_files(results)}
+    for option, path in places:
+        # One that is not there yet would be read, and named as no result, the next time.
+        ours = path.suffix.lower() == ".json" and path.resolve().is_relative_to(results.resolve())
+        if ours or path.resolve() in read:
+            raise InputError(
+                f"{option} {path} is a file of the results",
+                "a place where no result lies",
+                f"leave {option} out, or name a file that does not end in .json",
+            )
 
 
 def _write(path: Path, text: str) -> None:

@@ -14,6 +14,7 @@ from typing import Any, get_args
 
 from segformer_deploy.engine.plan_facts import PlanFacts, plan_facts_from_dict
 from segformer_deploy.engine.size_range import SizeRange, size_range_from_dict
+from segformer_deploy.engine.tiling import MeasuredTiling, measured_tiling_from_dict
 from segformer_deploy.errors import EngineFolderError, SpecError
 from segformer_deploy.files import sha256_of_file
 from segformer_deploy.spec import ModelSpec, Precision
@@ -68,6 +69,8 @@ class Manifest:
         verified: on which engine the golden frames were checked at build time.
         built_with: versions and platform, for people.
         notes: what the builder said.
+        tiling: the windows that it segments by unless told otherwise; `sizes` are then theirs.
+            None where it sees frames whole.
     """
 
     spec: ModelSpec
@@ -86,8 +89,11 @@ class Manifest:
     plan: PlanFacts | None = None
     built_with: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    tiling: MeasuredTiling | None = None
 
     def to_dict(self) -> dict[str, Any]:
+        # Left out where there is none, so that older folders keep their seals.
+        tiling = {"tiling": self.tiling.to_dict()} if self.tiling else {}
         return {
             "format": MANIFEST_FORMAT,
             "spec": self.spec.to_dict(),
@@ -106,6 +112,7 @@ class Manifest:
             "plan": self.plan.to_dict() if self.plan else None,
             "built_with": self.built_with,
             "notes": list(self.notes),
+            **tiling,
         }
 
     def to_json(self) -> str:
@@ -188,8 +195,8 @@ def _check_names(manifest: Manifest) -> None:
 
 
 def _manifest_from_sealed(data: dict[str, Any]) -> Manifest:
-    # Folders that were built before there were plans say nothing of them.
-    sizes, plan = data["sizes"], data.get("plan")
+    # Folders that were built before there were plans or tiles say nothing of them.
+    sizes, plan, tiling = data["sizes"], data.get("plan"), data.get("tiling")
     return Manifest(
         spec=ModelSpec.from_dict(data["spec"]),
         requested=data["requested"],
@@ -210,4 +217,5 @@ def _manifest_from_sealed(data: dict[str, Any]) -> Manifest:
         plan=plan_facts_from_dict(plan) if plan else None,
         built_with=data["built_with"],
         notes=tuple(data["notes"]),
+        tiling=measured_tiling_from_dict(tiling) if tiling else None,
     )

@@ -2,7 +2,7 @@
 
 An edge device has a file and perhaps one engine library; TensorRT's parser hands out no
 metadata. The few fields we need lie in protobuf's wire format (onnx.proto: ModelProto
-fields 1, 2, 7, 8, 14), so this walks over them and skips the weights unread.
+fields 1, 2, 3, 7, 8, 14), so this walks over them and skips the weights unread.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ class OnnxHeader:
     outputs: tuple[TensorInfo, ...]
     node_count: int
     metadata: dict[str, str]
+    producer_version: str = ""
 
 
 def read_onnx_header(path: Path) -> OnnxHeader:
@@ -105,7 +106,7 @@ def spec_from_onnx(path: Path) -> ModelSpec:
 
 def _header_from_model(data: memoryview) -> OnnxHeader:
     ir_version = opset = nodes = 0
-    producer = ""
+    producer = version_of_producer = ""
     metadata: dict[str, str] = {}
     inputs: list[TensorInfo] = []
     outputs: list[TensorInfo] = []
@@ -114,6 +115,8 @@ def _header_from_model(data: memoryview) -> OnnxHeader:
             ir_version = as_number(value)
         elif number == 2:
             producer = as_text(value)
+        elif number == 3:
+            version_of_producer = as_text(value)
         elif number == 7:
             for inner, part in fields(as_message(value)):
                 nodes += inner == 1
@@ -125,7 +128,16 @@ def _header_from_model(data: memoryview) -> OnnxHeader:
         elif number == 14:
             pair = {inner: as_text(part) for inner, part in fields(as_message(value))}
             metadata[pair.get(1, "")] = pair.get(2, "")
-    return OnnxHeader(ir_version, producer, opset, tuple(inputs), tuple(outputs), nodes, metadata)
+    return OnnxHeader(
+        ir_version,
+        producer,
+        opset,
+        tuple(inputs),
+        tuple(outputs),
+        nodes,
+        metadata,
+        version_of_producer,
+    )
 
 
 def _opset(data: memoryview) -> tuple[str, int]:

@@ -46,13 +46,21 @@ class OnnxGraph:
 
     nodes: tuple[Node, ...]
     weights: dict[str, npt.NDArray[Any]]
+    mapped: mmap.mmap | None = None
+    """The file that `weights` lie in."""
+
+    def release(self) -> None:
+        """Let the system have the file's pages: what is used again is read again (POSIX)."""
+        if self.mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
+            self.mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def read_onnx_graph(path: Path) -> OnnxGraph:
     """Nodes and weights of the file at `path`; OnnxFileError where it does not read."""
     try:
         with path.open("rb") as file:
-            data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        data = memoryview(mapped)
         graph = next((as_message(v) for n, v in fields(data) if n == 7), data[:0])
         nodes, weights = [], {}
         for number, value in fields(graph):
@@ -67,7 +75,7 @@ def read_onnx_graph(path: Path) -> OnnxGraph:
             "a complete ONNX file with its weights inside",
             "copy the file again, or export it again with segdeploy export",
         ) from error
-    return OnnxGraph(tuple(nodes), weights)
+    return OnnxGraph(tuple(nodes), weights, mapped)
 
 
 def _node(data: memoryview) -> Node:

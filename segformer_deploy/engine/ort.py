@@ -81,7 +81,14 @@ class OrtOptions:
 
 
 def import_onnxruntime() -> Any:
-    """The onnxruntime module; MissingDependencyError where it is not installed."""
+    """The onnxruntime module; MissingDependencyError where it is not installed.
+
+    Its telemetry is off unless ``ORT_DISABLE_TELEMETRY`` is set to something else: newer builds
+    for Linux give the machine an identifier, keep a database in the home folder and report to
+    its maker (microsoft/onnxruntime, pull request 27379). A camera should not, unasked; and it
+    takes a thread and 3 MB (measured).
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         import onnxruntime
     except ImportError as error:

@@ -9,7 +9,7 @@ output: ``logits`` (float32 ``[batch, classes, ceil(height/4), ceil(width/4)]``)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -86,6 +86,17 @@ class DeviceSession(Session, Protocol):
 
         Asked after a plain `enqueue` on that stream and before a capture begins, never inside
         one. False where the engine's `graphs` is.
+        """
+
+
+@runtime_checkable
+class StripSession(Session, Protocol):
+    """A session that can give a frame's logits in strips, and so needs no room for all."""
+
+    def strips(self, arrays: Arrays) -> Iterator[tuple[int, Array]]:
+        """Run one frame: (first row, logits `[classes, rows, w]`) of each strip from the top.
+
+        The last row of a strip is the first of the next. Each array is valid until the next.
         """
 
 

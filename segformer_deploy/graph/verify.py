@@ -17,7 +17,8 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, numpy_helper
 
-from segformer_deploy.errors import MissingDependencyError, OnnxFileError, VerificationError
+from segformer_deploy.engine.ort import import_onnxruntime
+from segformer_deploy.errors import OnnxFileError, VerificationError
 from segformer_deploy.spec import FrameSize
 
 Frames = npt.NDArray[np.uint8]
@@ -224,10 +225,7 @@ def _session(
     model: onnx.ModelProto | str | Path,
 ) -> tuple[Callable[[Frames], npt.NDArray[Any]], str]:
     """A function that runs `model`, and its output's name."""
-    try:
-        import onnxruntime as ort
-    except ImportError as error:
-        raise MissingDependencyError("onnxruntime", "cpu", "checking a graph") from error
+    ort = import_onnxruntime()
     options = ort.SessionOptions()
     options.log_severity_level = 3
     # The check runs a few shapes once each: an arena would only keep their memory.

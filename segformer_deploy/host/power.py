@@ -30,9 +30,6 @@ SLOW_SHARE = 0.9
 """A clock below this share of its bound, after work, was held there by something."""
 _SECONDS = 3.0
 SAMPLE_SECONDS = 0.05
-# The rail that feeds the whole module; boards without it (AGX Orin) measure several.
-WHOLE_RAILS = ("VDD_IN", "POM_5V_IN")
-_RAIL = re.compile(r"\b((?:VDD|VIN|POM)\w*)\s+(\d+)(?:mW)?/\d+")
 _PI = "sys/devices/platform/soc/soc:firmware/get_throttled"
 # Bits of the Raspberry Pi's firmware: what is the case now.
 _PI_NOW = {0: "under-voltage", 1: "its clock is capped", 2: "throttled", 3: "soft heat limit"}
@@ -261,19 +258,3 @@ class Sampled:
         self._stop.set()
         self._thread.join(timeout=1)
         self._closing()
-
-
-def covered(rails: list[str]) -> str:
-    for whole in WHOLE_RAILS:
-        if whole in rails:
-            return f"the module ({whole})"
-    return f"the sum of the rails {', '.join(sorted(rails))}"
-
-
-def watts_from_tegrastats(line: str) -> tuple[float, str]:
-    """Watts and what they cover, from one line such as ``… VDD_IN 4321mW/4300mW …``."""
-    rails = {name: int(milliwatts) for name, milliwatts in _RAIL.findall(line)}
-    if not rails:
-        raise SilentError(f"tegrastats prints no power: {line[:60]!r}")
-    whole = next((rails[name] for name in WHOLE_RAILS if name in rails), sum(rails.values()))
-    return whole / 1e3, covered(list(rails))

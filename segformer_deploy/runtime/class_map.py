@@ -7,13 +7,14 @@ logit grid have one candidate, and for the bound on rounding.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from segformer_deploy.runtime import class_map_numpy, native
-from segformer_deploy.runtime.interpolation import axis
+from segformer_deploy.runtime.interpolation import Axis, axis, band
 from segformer_deploy.runtime.strips import run_in_strips
 from segformer_deploy.spec import FrameSize
 
@@ -42,13 +43,58 @@ def class_map_from_logits(
     """
     values = _checked(logits)
     classes, height, width = values.shape
-    rows, columns = axis(height, size.height), axis(width, size.width)
     out = np.empty((size.height, size.width), np.uint8 if classes <= 256 else np.int32)
+    _fill(values, axis(height, size.height), axis(width, size.width), out, threads)
+    return out
+
+
+def class_map_from_strips(
+    strips: Iterable[tuple[int, npt.NDArray[Any]]],
+    height: int,
+    size: FrameSize,
+    *,
+    threads: int | None = None,
+) -> npt.NDArray[Any]:
+    """The same from logits that come strip by strip and are never held as a whole: same bits.
+
+    Args:
+        strips: (first row, `[C, rows, w]`) from the top; the last row of one is the first of
+            the next. Each is read before the next is asked for.
+        height: rows of all logits.
+    """
+    out = None
+    done = 0
+    for first, logits in strips:
+        values = _checked(logits)
+        if out is None:
+            out = np.empty((size.height, size.width), np.uint8 if len(values) <= 256 else np.int32)
+        begin, rows = band(height, size.height, first, first + values.shape[1])
+        if begin != done:
+            raise ValueError(f"a strip from row {first}: one that begins where the last ended")
+        done = begin + rows.outputs
+        columns = axis(values.shape[2], size.width)
+        if rows.outputs:
+            _fill(values, rows, columns, out[begin:done], threads)
+        del logits, values  # or they would lie beside the next strip
+    if out is None or done != size.height:
+        raise ValueError(f"strips of {done} of {size.height} rows")
+    return out
+
+
+def _fill(
+    values: npt.NDArray[np.float32],
+    rows: Axis,
+    columns: Axis,
+    out: npt.NDArray[Any],
+    threads: int | None,
+) -> None:
+    """Write the class map of `values` into `out`, `[rows.outputs, columns.outputs]`."""
+    classes, height, width = values.shape
     kernels = native.kernels()
     if kernels is None:
         class_map_numpy.class_map_rows(values, rows, columns, out)
-        return out
-    prune = size.pixels >= _PIXELS_PER_CELL_TO_PRUNE * height * width
+        return
+    prune = out.size >= _PIXELS_PER_CELL_TO_PRUNE * height * width
     target = native.address(out)
     targets = (target, None) if out.dtype == np.uint8 else (None, target)
 
@@ -60,9 +106,8 @@ def class_map_from_logits(
             )
         )
 
-    per_row = (values.size if prune else classes * size.pixels) / size.height + 4 * size.width
-    run_in_strips(work, size.height, threads, _fewest_rows(per_row))
-    return out
+    per_row = (values.size if prune else classes * out.size) / len(out) + 4 * out.shape[1]
+    run_in_strips(work, len(out), threads, _fewest_rows(per_row))
 
 
 def confidence_from_logits(

@@ -65,6 +65,18 @@ def choose_device(
     return Chosen(gpu, f"{there}; our kernels: {gpu.how}")
 
 
+def choose_for_tiles(device: str, engine: Engine) -> str:
+    """Why a tiled frame goes the CPU's way, in a sentence; BackendError where ``cuda`` is asked."""
+    if device == "cuda":
+        raise BackendError(
+            "--device cuda with tiles",
+            "tiles by the CPU's way in and out, or the whole frame on the GPU",
+            "--device auto, or without tiles (--tile none)",
+        )
+    where = f"; the network itself runs on {engine.name}" if on_device(engine) else ""
+    return f"tiles are cut and merged there{where}"
+
+
 def _no_device_engine(engine: Engine, onnx: Path | None) -> BackendError:
     """The error of ``cuda`` with an engine that works on the CPU."""
     found = f"--device cuda with a network that runs on the CPU ({engine.name})"

@@ -20,6 +20,7 @@ from segformer_deploy.engine.manifest import Manifest
 from segformer_deploy.engine.session import Array
 from segformer_deploy.errors import EngineFolderError, OutputError, VerificationError
 from segformer_deploy.files import user_cache, write_text
+from segformer_deploy.runtime.plain_png import picture_from_png, png_from_picture
 from segformer_deploy.spec import FrameSize, Precision
 
 Frame = npt.NDArray[np.uint8]
@@ -55,18 +56,17 @@ def golden_frame(size: FrameSize, seed: int) -> Frame:
 def write_picture(path: Path, picture: Array) -> None:
     """Write a frame, or a class map as 8 or 16-bit indices, as PNG."""
     pixels = picture.astype(np.uint16) if picture.dtype == np.int32 else picture
-    import cv2  # here: an engine that was checked before needs none of its 15 MB
-
-    # Encoded in memory first: cv2.imwrite keeps the system's reason for a failure to itself.
-    _, encoded = cv2.imencode(".png", pixels)
-    path.write_bytes(encoded.tobytes())
+    path.write_bytes(png_from_picture(pixels))
 
 
 def read_picture(path: Path) -> Array:
-    """Read what `write_picture` wrote, in its own depth."""
-    import cv2
+    """Read a frame or class map in its own depth; what `write_picture` wrote without OpenCV."""
+    data = path.read_bytes()
+    picture = picture_from_png(data)
+    if picture is None:
+        import cv2  # of folders that were built before we wrote PNG ourselves; 15 MB
 
-    picture = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if picture is None:
         raise EngineFolderError(f"{path} is not a picture", "a PNG", "build the engine again")
     return np.asarray(picture)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from segformer_deploy.engine.session import Array, Session
+from segformer_deploy.engine.session import Array, Session, StripSession
 from segformer_deploy.errors import FrameError, RunError
 from segformer_deploy.runtime.batch import Confidence, Frame, size_of
-from segformer_deploy.runtime.class_map import class_map_from_logits, confidence_from_logits
+from segformer_deploy.runtime.class_map import (
+    class_map_from_logits,
+    class_map_from_strips,
+    confidence_from_logits,
+)
 from segformer_deploy.runtime.preprocess import PixelFormat, prepare
 from segformer_deploy.spec import FrameSize, ModelSpec, ResizeRule
 
@@ -45,6 +49,11 @@ class HostSegment:
         started = time.perf_counter()
         image = self._prepared(frames, network, rule, format)
         prepared = time.perf_counter()
+        if isinstance(self._session, StripSession) and not confidence:
+            self.last_stages_ms = {"preprocess": 1e3 * (prepared - started)}
+            return [
+                self._in_strips(self._session, image[i : i + 1], f) for i, f in enumerate(frames)
+            ]
         output = self._session.run({"image": image})
         inferred = time.perf_counter()
         answers = [self._answer(output, index, one, confidence) for index, one in enumerate(frames)]
@@ -55,6 +64,30 @@ class HostSegment:
             "class_map": 1e3 * (done - inferred),
         }
         return answers
+
+    def _in_strips(self, session: StripSession, image: Frame, frame: Frame) -> Array:
+        """One frame's class map from logits that are never held as a whole; adds its times."""
+        spent = 0.0
+
+        def timed() -> Iterator[tuple[int, Array]]:
+            nonlocal spent
+            strips = session.strips({"image": image})
+            while True:
+                asked = time.perf_counter()
+                strip = next(strips, None)
+                spent += time.perf_counter() - asked
+                if strip is None:
+                    return
+                yield strip
+
+        begun = time.perf_counter()
+        height = -(-image.shape[1] // 4)
+        answer = class_map_from_strips(timed(), height, size_of(frame), threads=self._threads)
+        done = time.perf_counter()
+        stages = self.last_stages_ms
+        for name, seconds in (("infer", spent), ("class_map", done - begun - spent)):
+            stages[name] = stages.get(name, 0.0) + 1e3 * seconds
+        return answer
 
     def _prepared(
         self, frames: Sequence[Frame], network: FrameSize, rule: ResizeRule, format: PixelFormat

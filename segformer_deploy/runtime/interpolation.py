@@ -66,6 +66,28 @@ class Axis:
         return ctypes.pointer(table)
 
 
+@lru_cache(maxsize=256)
+def band(inputs: int, outputs: int, first: int, end: int) -> tuple[int, Axis]:
+    """The part of `axis` whose outputs lie within inputs `first` to `end`, and where it begins.
+
+    An output between the last of these inputs and the next one is no part of it, nor are those
+    at the last input, unless it is the last of all. Positions count from `first`.
+    """
+    whole = axis(inputs, outputs)
+    begin = int(whole.start[first])
+    stop = outputs if end == inputs else int(whole.start[end - 1])
+    lower = whole.lower[begin:stop] - first
+    return begin, Axis(
+        end - first,
+        stop - begin,
+        _padded(lower, np.int32),
+        _padded(whole.upper[begin:stop] - first, np.int32),
+        _padded(whole.w_lower[begin:stop], np.float32),
+        _padded(whole.w_upper[begin:stop], np.float32),
+        _padded(np.searchsorted(lower, np.arange(end - first + 1)), np.int32),
+    )
+
+
 def _padded(values: npt.NDArray[Any], dtype: type) -> npt.NDArray[Any]:
     whole: npt.NDArray[Any] = np.zeros(len(values) + _OVERSHOOT, dtype)
     whole[: len(values)] = values

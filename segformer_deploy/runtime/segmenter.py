@@ -18,6 +18,8 @@ from segformer_deploy.engine.cores import usable_cores
 from segformer_deploy.engine.manifest import Manifest
 from segformer_deploy.engine.package import load_engine
 from segformer_deploy.engine.session import Array, DeviceEngine, Engine
+from segformer_deploy.engine.size_range import SizeRange
+from segformer_deploy.engine.tiling import Tiling
 from segformer_deploy.errors import SpecError
 from segformer_deploy.runtime.batch import (
     Confidence,
@@ -27,7 +29,7 @@ from segformer_deploy.runtime.batch import (
     size_of,
 )
 from segformer_deploy.runtime.closing import close_all
-from segformer_deploy.runtime.device_choice import check_device, choose_device
+from segformer_deploy.runtime.device_choice import check_device, choose_device, choose_for_tiles
 from segformer_deploy.runtime.device_frame import is_foreign
 from segformer_deploy.runtime.device_kernels import Format
 from segformer_deploy.runtime.device_segment import DeviceSegment, frame_size
@@ -36,9 +38,10 @@ from segformer_deploy.runtime.host_segment import Answer, HostSegment
 from segformer_deploy.runtime.in_flight import stream_on_gpu
 from segformer_deploy.runtime.pipeline import Options
 from segformer_deploy.runtime.preprocess import PixelFormat, checked_size
+from segformer_deploy.runtime.tiled_segment import TiledSegment
 from segformer_deploy.spec import FrameSize, ModelSpec, ResizeRule
 
-__all__ = ["Confidence", "Frame", "Segmenter"]
+__all__ = ["Confidence", "Frame", "Segmenter", "Tiling"]
 
 
 class Segmenter:
@@ -61,6 +64,9 @@ class Segmenter:
             ``cpu``, or ``auto``: cuda wherever the network runs there and it can (`device_how`
             says what was chosen and why), else cpu.
         timed: on a GPU, time each stage there; CUDA graphs are not used then.
+        tiling: overlapping windows instead of the whole picture, one at a time; None: whole;
+            ``auto``: what the folder was built for. Sizes that the engine takes are then those of
+            a window. Frames go the CPU's way in and out, wherever the network runs.
 
     Raises:
         SegdeployError: where the engine does not load, or gives wrong masks on this device.
@@ -80,6 +86,7 @@ class Segmenter:
         trust: bool = False,
         device: str = "auto",
         timed: bool = False,
+        tiling: Tiling | Literal["auto"] | None = "auto",
     ) -> None:
         check_device(device)
         self.threads = threads or usable_cores()
@@ -101,30 +108,48 @@ class Segmenter:
         self.last_stages_ms: dict[str, float] = {}
         self._resize = spec.resize
         self._engine, self._timed = engine, timed
+        built_for = None if self._manifest is None else self._manifest.tiling
+        own = None if built_for is None else built_for.tiling
+        asked = own if tiling == "auto" else tiling
+        # Golden frames were segmented as the folder was built.
+        self.tiling = asked if self._manifest is None else own
         self._gpu: DeviceSegment | None = None
-        self._cpu: HostSegment | None = None
+        self._cpu: HostSegment | TiledSegment | None = None
         try:
             self._choose_device(device)
             if self._manifest is not None:
                 self._check_on_device(loaded.path, self._manifest)
             if size is not None:
                 self._resize = ResizeRule.stretch_to(size, spec.resize.filter)
-                # The GPU's way is made for one rule.
+            if size is not None or asked != self.tiling:
+                self._give_back_ways(keep_cpu=asked == self.tiling)
+                self.tiling = asked
+                # The GPU's way is made for one rule, the CPU's for one tiling.
                 self._choose_device(device)
         except BaseException:
             self.close()
             raise
 
+    def _give_back_ways(self, *, keep_cpu: bool) -> None:
+        ways = (self._gpu, None if keep_cpu else self._cpu)
+        self._gpu, self._cpu = None, self._cpu if keep_cpu else None
+        close_all(one for one in ways if one is not None)
+
     def _choose_device(self, device: str) -> None:
         """Open the GPU's way in and out, or a session for the CPU's."""
-        if self._gpu is not None:
-            self._gpu.close()
-            self._gpu = None
-        chosen = choose_device(device, self._engine, self._opened_gpu, self._onnx)
-        self._gpu = chosen.gpu
-        self._how = chosen.how
+        if self.tiling is None:
+            chosen = choose_device(device, self._engine, self._opened_gpu, self._onnx)
+            self._gpu, self._how = chosen.gpu, chosen.how
+        else:
+            self._how = choose_for_tiles(device, self._engine)
         if self._gpu is None and self._cpu is None:
-            self._cpu = HostSegment(self._engine.session(), self.spec, self.threads)
+            self._cpu = self._opened_cpu()
+
+    def _opened_cpu(self) -> HostSegment | TiledSegment:
+        session = self._engine.session()
+        if self.tiling is None:
+            return HostSegment(session, self.spec, self.threads)
+        return TiledSegment(session, self.spec, self.threads, self.tiling, self._allowed)
 
     def _opened_gpu(self, engine: DeviceEngine) -> DeviceSegment:
         options = Options(graphs=engine.graphs, timed=self._timed)
@@ -227,8 +252,14 @@ class Segmenter:
         check = self._check_for_gpu
         yield from stream_on_gpu(self._gpu, frames, self.pixel_format, lambda one: check([one]))
 
+    @property
+    def _allowed(self) -> SizeRange | None:
+        """The sizes that the engine takes: of pictures, or with a tiling of its windows."""
+        return None if self._manifest is None else self._manifest.sizes
+
     def _one_network_size(self, frames: Sequence[FrameSize]) -> FrameSize:
-        allowed = None if self._manifest is None else self._manifest.sizes
+        # Of windows each size is checked where they are cut.
+        allowed = self._allowed if self.tiling is None else None
         return one_network_size(frames, self._resize, allowed)
 
     def close(self) -> None:

@@ -66,7 +66,7 @@ def list_images(folder: Path) -> list[Path]:
 
 def image_size(path: Path) -> FrameSize:
     """The size that `read_image` would give, from the header alone; MediaError as there."""
-    _, header = _checked_header(path)
+    header = _checked_header(_read_bytes(path), str(path))
     if header.orientation in _TRANSPOSED:
         return FrameSize(header.width, header.height)
     return FrameSize(header.height, header.width)
@@ -83,19 +83,24 @@ def read_image(path: Path) -> Picture:
         MediaError: no such file, not an image, cut off, or above 100 million pixels (that is
             read from the header, before anything is decoded).
     """
-    data, header = _checked_header(path)
+    return picture_from_bytes(_read_bytes(path), str(path))
+
+
+def picture_from_bytes(data: bytes, name: str) -> Picture:
+    """What `read_image` gives, of a whole file in memory; `name` is for its messages."""
+    header = _checked_header(data, name)
     if header.kind == "TIFF" and header.orientation != 1:
         data = without_orientation(data)
     try:
         stored: Any = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error as error:
-        raise _unreadable(path, f"its {header.kind} data does not decode") from error
+        raise _unreadable(name, f"its {header.kind} data does not decode") from error
     if stored is None:
-        raise _unreadable(path, f"its {header.kind} data does not decode")
+        raise _unreadable(name, f"its {header.kind} data does not decode")
     if stored.dtype == np.uint16:
         stored = (stored >> 8).astype(np.uint8)
     if stored.dtype != np.uint8:
-        raise _unreadable(path, f"its pixels are {stored.dtype}, not 8 or 16 bit integers")
+        raise _unreadable(name, f"its pixels are {stored.dtype}, not 8 or 16 bit integers")
     return _upright(_three_channels(stored), header.orientation)
 
 
@@ -117,24 +122,23 @@ def write_image(path: Path, picture: npt.NDArray[np.uint8] | npt.NDArray[np.uint
     files.write_bytes(path, encoded.tobytes())
 
 
-def _checked_header(path: Path) -> tuple[bytes, ImageHeader]:
-    data = _read_bytes(path)
+def _checked_header(data: bytes, name: str) -> ImageHeader:
     try:
         header = read_header(data)
     except HeaderError as error:
-        raise _unreadable(path, str(error)) from error
-    check_picture_size(str(path), header.height, header.width)
+        raise _unreadable(name, str(error)) from error
+    check_picture_size(name, header.height, header.width)
     if header.unsupported:
         raise MediaError(
-            f"{path} cannot be read: {header.unsupported}",
+            f"{name} cannot be read: {header.unsupported}",
             "an opaque picture of 8 or 16 bits",
             "save it as PNG or JPEG",
         )
     if header.damage:
         raise MediaError(
-            f"{path} is damaged: {header.damage}", "a complete image", "copy or save it again"
+            f"{name} is damaged: {header.damage}", "a complete image", "copy or save it again"
         )
-    return data, header
+    return header
 
 
 def _read_bytes(path: Path) -> bytes:
@@ -152,9 +156,9 @@ def _read_bytes(path: Path) -> bytes:
     return data
 
 
-def _unreadable(path: Path, reason: str) -> MediaError:
+def _unreadable(name: str, reason: str) -> MediaError:
     return MediaError(
-        f"{path} cannot be read as an image: {reason}", "a JPEG, PNG, BMP, TIFF, WebP or PPM file"
+        f"{name} cannot be read as an image: {reason}", "a JPEG, PNG, BMP, TIFF, WebP or PPM file"
     )
 
 

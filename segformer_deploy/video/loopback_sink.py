@@ -17,7 +17,7 @@ from segformer_deploy.spec import FrameSize
 from segformer_deploy.video.frame import Frame, Picture
 from segformer_deploy.video.interrupts import uninterrupted
 from segformer_deploy.video.sink_base import Sink
-from segformer_deploy.video.video_writer import fitted, yuv_from_bgr
+from segformer_deploy.video.yuv import fitted, yuv_from_bgr
 
 # linux/videodev2.h
 VIDEO_OUTPUT, HAS_DEVICE_CAPS = 0x00000002, 0x80000000

@@ -22,7 +22,7 @@ from segformer_deploy.video.push_links import CLOCK, ContainerLink, Link, LinkEr
 from segformer_deploy.video.push_rtsp import RtspLink
 from segformer_deploy.video.push_worker import WorkerLink
 from segformer_deploy.video.sink_base import Sink
-from segformer_deploy.video.video_writer import fitted, yuv_from_bgr
+from segformer_deploy.video.yuv import fitted, yuv_from_bgr
 
 PUSH_SCHEMES = ("rtsp", "rtmp", "srt", "udp")
 _WAITING = 2

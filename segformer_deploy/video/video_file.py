@@ -65,6 +65,13 @@ class VideoFile(Source):
             self._container.close()
             self._container = None
 
+    def packets(self) -> Iterator[Any]:
+        """The stream's packets from its first on, not decoded; frames begin anew after it."""
+        self.close()
+        self.corrupt = 0
+        self._open()
+        yield from self._packets()
+
     def _rest(self, first: Frame) -> Iterator[Frame]:
         yield first
         yield from self._frames

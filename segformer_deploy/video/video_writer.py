@@ -14,8 +14,6 @@ from typing import Any, cast
 import av
 import av.error
 import cv2
-import numpy as np
-import numpy.typing as npt
 
 from segformer_deploy import files
 from segformer_deploy.errors import OutputError
@@ -25,6 +23,7 @@ from segformer_deploy.video.frame import Frame, Picture, Source
 from segformer_deploy.video.interrupts import uninterrupted
 from segformer_deploy.video.sink_base import Sink
 from segformer_deploy.video.sound import Sound
+from segformer_deploy.video.yuv import fitted, yuv_from_bgr
 
 VIDEO_ENDINGS = (".mp4", ".mkv", ".mov")
 _X264 = {"crf": "20", "preset": "veryfast"}
@@ -35,8 +34,6 @@ _RATE_OF_STILLS = Fraction(25)
 _BT709, _LIMITED = 1, 1  # ITU-T H.273
 _FRAMES_HAVE_DURATIONS = 1 << 8  # AV_CODEC_FLAG_FRAME_DURATION
 _KNOWS_DURATIONS = hasattr(av.VideoFrame, "duration")  # PyAV 12 does not
-_KR, _KB = 0.2126, 0.0722  # ITU-R BT.709: the parts of red and blue in luma
-_KG = 1 - _KR - _KB
 
 
 class VideoSink(Sink):
@@ -53,15 +50,20 @@ class VideoSink(Sink):
 
     What a live source gives may go on for days: such a file is written in fragments, which play
     without an index at the end, so that closing it takes no time, however long it is.
+
+    Args:
+        path: with one of `VIDEO_ENDINGS`.
+        source: where the frames come from.
+        size: of the film, where it is not the first picture's.
     """
 
-    def __init__(self, path: Path, source: Source) -> None:
+    def __init__(self, path: Path, source: Source, *, size: FrameSize | None = None) -> None:
         super().__init__(path)
         self._source = source
         self._container: Any = None
         self._stream: Any = None
         self._sound: Sound | None = None
-        self._size: FrameSize | None = None
+        self._size = size
         self._last_pts: int | None = None
         self._last_duration = 1
         self._untimed = self._moved = self._fitted = 0
@@ -111,30 +113,42 @@ class VideoSink(Sink):
             self._discard()
 
     def _begin(self, frame: Frame, picture: Picture) -> None:
-        height, width = picture.shape[:2]
-        self._size = FrameSize(height, width)
-        ending = self.path.suffix.lower()
+        size = self._size or FrameSize(int(picture.shape[0]), int(picture.shape[1]))
+        base = frame.time_base or 1 / (self._source.fps or _RATE_OF_STILLS)
+        self._open(size, Fraction(base))
+        self._find_origin(frame.pts)
+
+    def _open(self, size: FrameSize, base: Fraction) -> None:
+        """The container and an encoder for pictures of `size`, whose clock ticks in `base` s."""
+        self._size, self._base = size, base
         rate = self._source.fps or _RATE_OF_STILLS
-        self._base = frame.time_base or 1 / rate
-        options = {} if ending == ".mkv" else _mp4_options(self._base, self._source.live)
-        self._container = av.open(f"file:{self._temporary}", "w", options=options)
-        self._step = max(1, round(1 / (rate * self._base)))
+        self._container = self._new_container()
+        self._step = max(1, round(1 / (rate * base)))
         stream: Any = self._container.add_stream("libx264", rate=rate)
-        stream.width, stream.height = width + width % 2, height + height % 2
+        stream.width, stream.height = size.width + size.width % 2, size.height + size.height % 2
         stream.pix_fmt = "yuv420p"
         stream.options = dict(_X264)
         if self._source.live:
             # B-frames would have such a file begin two frames late: it has no edit list.
             stream.options.update(g=str(_LIVE_KEY_FRAMES), bf="0")
         context = stream.codec_context
-        context.time_base = self._base
+        context.time_base = base
         context.colorspace = context.color_primaries = context.color_trc = _BT709
         context.color_range = _LIMITED
         if _KNOWS_DURATIONS:
             context.flags |= _FRAMES_HAVE_DURATIONS
         self._stream = stream
-        starts = [] if frame.pts is None else [frame.pts * self._base]
+
+    def _new_container(self) -> Any:
+        ending = self.path.suffix.lower()
+        options = {} if ending == ".mkv" else _mp4_options(self._base, self._source.live)
+        return av.open(f"file:{self._temporary}", "w", options=options)
+
+    def _find_origin(self, first: int | None) -> None:
+        """Open the sound, and set what becomes time 0; `first` is the first picture's time."""
+        starts = [] if first is None else [first * self._base]
         if self._source.kind == "video":
+            ending = self.path.suffix.lower()
             self._sound = Sound(self._source.path, self._container, ending)
             if self._sound.start is not None:
                 starts.append(self._sound.start)
@@ -250,46 +264,3 @@ def _mp4_options(base: Fraction, live: bool) -> dict[str, str]:
 
 class _DiscardError(Exception):
     """Tells `files.atomic_file` to keep nothing."""
-
-
-def _bt709_matrix() -> npt.NDArray[np.float64]:
-    """B, G, R of 0..255 -> Y', Cb, Cr in limited range (BT.709, items 3.3 to 3.5), 8 bits."""
-    luma = np.array([_KB, _KG, _KR])
-    blue = (np.array([1.0, 0.0, 0.0]) - luma) / (2 * (1 - _KB))
-    red = (np.array([0.0, 0.0, 1.0]) - luma) / (2 * (1 - _KR))
-    scale = np.array([219.0, 224.0, 224.0]) / 255
-    rows = np.stack([luma, blue, red]) * scale[:, None]
-    return np.hstack([rows, [[16.0], [128.0], [128.0]]])
-
-
-_MATRIX = _bt709_matrix()
-
-
-def yuv_from_bgr(picture: Picture) -> Picture:
-    """yuv420p of a picture with even sides: uint8 `[H * 3/2, W]`, planes Y, U, V one by one.
-
-    Twice as fast as FFmpeg's conversion, which also rounds down: half a level too dark.
-    """
-    height, width = picture.shape[:2]
-    luma, *chroma = cv2.split(cv2.transform(picture, _MATRIX))
-    packed = np.empty((height * 3 // 2, width), np.uint8)
-    packed[:height] = luma
-    halves = packed[height:].reshape(2, height // 2, width // 2)
-    for half, plane in zip(halves, chroma, strict=True):
-        cv2.resize(plane, (width // 2, height // 2), dst=half, interpolation=cv2.INTER_AREA)
-    return packed
-
-
-def fitted(picture: Picture, size: FrameSize) -> Picture:
-    """The whole picture, enlarged or reduced to fit into `size`, on black where it leaves room."""
-    height, width = picture.shape[:2]
-    scale = min(size.height / height, size.width / width)
-    new_height = max(1, min(size.height, round(height * scale)))
-    new_width = max(1, min(size.width, round(width * scale)))
-    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    canvas = np.zeros((size.height, size.width, 3), np.uint8)
-    top, left = (size.height - new_height) // 2, (size.width - new_width) // 2
-    canvas[top : top + new_height, left : left + new_width] = cv2.resize(
-        picture, (new_width, new_height), interpolation=method
-    )
-    return canvas

@@ -15,12 +15,13 @@ from segformer_deploy.engine.here import GPU_BACKENDS, SOURCE_FILE
 from segformer_deploy.engine.manifest import MANIFEST_NAME, FileRecord, Manifest
 from segformer_deploy.engine.onnx_file import spec_from_onnx
 from segformer_deploy.engine.plan_facts import NOT_VERIFIED
-from segformer_deploy.errors import OutputError, SegdeployError
+from segformer_deploy.errors import InputError, OutputError, SegdeployError
 from segformer_deploy.files import atomic_folder, recover_folder
 from segformer_deploy.workflow.choice import REPORT_NAME, Progress, silent
 from segformer_deploy.workflow.job import Job
 from segformer_deploy.workflow.plan import PlanRequest
 from segformer_deploy.workflow.sizes import AskedSizes, spec_for
+from segformer_deploy.workflow.tiling import TileRequest
 
 if TYPE_CHECKING:
     from segformer_deploy.workflow.precision import PrecisionOptions
@@ -38,6 +39,8 @@ class BuildOptions:
         precision: FP16 or INT8, and how; None builds the graph as it is.
         plan: what else a TensorRT plan is to be.
         max_memory: bytes that the whole process may take while it segments; None: as it comes.
+        tiles: segment by overlapping windows, and how; None sees frames whole. `sizes`' `min` and
+            `max` are then a window's.
     """
 
     backend: str = AUTO
@@ -46,6 +49,7 @@ class BuildOptions:
     precision: PrecisionOptions | None = None
     plan: PlanRequest | None = None
     max_memory: int | None = None
+    tiles: TileRequest | None = None
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,7 @@ class BuildReport:
             "bytes": sum(record.size for record in manifest.files.values()),
             "verified": manifest.verified,
             "notes": list(manifest.notes),
+            "tiling": manifest.tiling.to_dict() if manifest.tiling else None,
             "weights": manifest.spec.to_dict()["weights"],
             "plan": manifest.plan.to_dict() if manifest.plan else None,
             "precision": self.precision,
@@ -88,6 +93,13 @@ def build_engine(
     place is untouched.
     """
     EngineOptions(options.backend)
+    if options.tiles is not None and options.backend in GPU_BACKENDS:
+        raise InputError(
+            f"tiles in a folder for {options.backend}",
+            "a CPU's backend: a plan is built for the window, and tiled where it is run",
+            f"segdeploy build-engine --backend {options.backend} --profile {options.tiles.tile}, "
+            f"then segdeploy run --size HxW --tile {options.tiles.tile}",
+        )
     started = time.perf_counter()
     if options.output is not None:
         recover_folder(options.output)  # the graph may lie in it

@@ -19,12 +19,14 @@ from segformer_deploy.engine.manifest import Manifest
 from segformer_deploy.engine.ort import import_onnxruntime
 from segformer_deploy.engine.plan_folder import PLAN_FILE
 from segformer_deploy.engine.size_range import SizeRange
+from segformer_deploy.engine.tiling import MeasuredTiling
 from segformer_deploy.errors import OnnxFileError, SpecError
 from segformer_deploy.files import sha256_of_file
 from segformer_deploy.runtime.golden import GOLDEN_COUNT, MIN_AGREEMENT
 from segformer_deploy.spec import FrameSize, ModelSpec
 from segformer_deploy.workflow.choice import REPORT_NAME, Choice, Progress
 from segformer_deploy.workflow.golden import Golden, carried_golden, write_golden
+from segformer_deploy.workflow.memory_trial import TrialFrame
 from segformer_deploy.workflow.plan import (
     PlanRequest,
     PlanTarget,
@@ -33,6 +35,7 @@ from segformer_deploy.workflow.plan import (
     write_plan,
 )
 from segformer_deploy.workflow.sizes import golden_size, limits, profiles, whole_range
+from segformer_deploy.workflow.tiling import TileRequest, frames_for, measured_tiling
 
 if TYPE_CHECKING:
     from segformer_deploy.workflow.build import BuildOptions
@@ -57,32 +60,58 @@ class Job:
         self.say, self.progress = say, progress
         self.for_gpu = options.backend in GPU_BACKENDS
         self.profiles = profiles(spec, options.sizes) if self.for_gpu else ()
-        self.sizes = whole_range(self.profiles) if self.for_gpu else limits(spec, options.sizes)
+        asked, tiles = options.sizes, options.tiles
+        if tiles is not None:  # what the engine takes is windows, and not frames
+            asked = replace(asked, opt=tiles.usual_window(golden_size(spec, None)))
+        self.sizes = whole_range(self.profiles) if self.for_gpu else limits(spec, asked)
         self.target = (
             plan_target(options.backend, options.plan or PlanRequest()) if self.for_gpu else None
         )
-        self.golden_size = golden_size(spec, self.sizes, self.profiles)
+        frame = golden_size(spec, None if tiles else self.sizes, self.profiles)
+        self.golden_size, window = frame, frame
+        if tiles is not None:
+            window = tiles.usual_window(frame)
+            tiles.check(frame, self.sizes)
         _copy_source(onnx, folder / SOURCE_FILE)
-        self.choice = _choice(onnx, folder, spec, options, self.golden_size, say, progress)
+        self.choice = _choice(onnx, folder, spec, options, window, say, progress)
+        self.tiling = None if tiles is None else self._measured(tiles)
         if options.max_memory is not None:
             self._fit_into(options.max_memory)
         self.spec = spec.with_(precision=self.choice.delivered)
+
+    def _measured(self, tiles: TileRequest) -> MeasuredTiling:
+        """By tiles beside whole, with the graph as it is before it is fitted into a memory."""
+        precision = self.options.precision
+        gate = precision.gate[0] if precision is not None and precision.gate else None
+        frames = frames_for(tiles, self.plain, gate)
+        self.say(f"comparing tiles of {tiles.tile} with whole frames: {frames.origin}")
+        chosen = engine_from_onnx(self.folder / SOURCE_FILE, EngineOptions(self.options.backend))
+        try:
+            return measured_tiling(
+                chosen.engine, self.plain, tiles, frames, self.say, self.progress
+            )
+        finally:
+            chosen.engine.close()
 
     def _fit_into(self, budget: int) -> None:
         """Cut the graph so that the whole process stays within `budget` bytes."""
         # Here, because it needs onnx.
         from segformer_deploy.workflow.memory import lean_graph
 
-        size = self.plain.resize.size or self.options.sizes.opt
-        if size is None:
+        whole = self.plain.resize.size or self.options.sizes.opt
+        if whole is None:
             raise SpecError("--max-memory without one network size", "a size", "--opt HxW")
         graph, backend = self.folder / SOURCE_FILE, self.options.backend
         backend = NATIVE if backend == AUTO else backend
-        plan = lean_graph(graph, graph, size, budget, backend=backend, say=self.say)
+        tiles, size = self.options.tiles, whole
+        tiled = None
+        if tiles is not None and self.tiling is not None:
+            size, tiled = tiles.window_of(whole), TrialFrame(whole, self.tiling.tiling)
+        plan = lean_graph(graph, graph, size, budget, backend=backend, tiled=tiled, say=self.say)
         self.choice = replace(self.choice, notes=(*self.choice.notes, plan.note()))
         if plan.size is not None:
             self.sizes = SizeRange(size, size, size, 1)
-            self.golden_size = size
+            self.golden_size = whole
 
     def manifest(self) -> Manifest:
         """Build what is left to build; the manifest but for the files and the time."""
@@ -106,6 +135,7 @@ class Job:
             sizes=self.sizes,
             built_with=_versions(),
             notes=(*self.choice.notes, *golden.notes),
+            tiling=self.tiling,
         )
         return manifest if self.target is None else self._with_plan(manifest, self.target)
 
@@ -126,7 +156,8 @@ class Job:
             note = f"the golden frames' class maps are from {chosen.engine.name}"
             chosen = replace(chosen, note=note)
         try:
-            return write_golden(self.folder, chosen, graph, self.spec, self.golden_size)
+            tiling = None if self.tiling is None else self.tiling.tiling
+            return write_golden(self.folder, chosen, graph, self.spec, self.golden_size, tiling)
         finally:
             chosen.engine.close()
 

@@ -9,21 +9,19 @@ exact each is.
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from segformer_deploy.engine.backend import NATIVE, ONNXRUNTIME
 from segformer_deploy.engine.ort import LEAN_KEY, import_onnxruntime
-from segformer_deploy.errors import BuildError, RunError, SpecError
+from segformer_deploy.errors import BuildError, SpecError
 from segformer_deploy.files import write_bytes
 from segformer_deploy.spec import FrameSize
+from segformer_deploy.workflow.memory_trial import Peak, TrialFrame, measure_peak
 
 if TYPE_CHECKING:
     import onnx
@@ -32,48 +30,12 @@ MIB = 1 << 20
 USUAL, BLOCK, LEAST = "usual", "block", "least"
 """How ONNX Runtime holds values: in its arena; in one block that is laid out at the first
 frame; or each for itself, given back to the system after its last use."""
-_CUTS = ((4 * MIB, MIB), (2 * MIB, MIB // 2))
+CUTS = ((4 * MIB, MIB), (2 * MIB, MIB // 2))
 """Bytes of the largest map of a piece, in the encoder and in the decoder."""
 _NODE_MIB = 0.005
 """What ONNX Runtime keeps for a node beside its weights (measured); pieces are many nodes."""
 _RESERVE_MIB = 4.0
 """Of the budget: a folder's first load checks its golden frames, which took 4 (measured)."""
-_TIMEOUT = 600
-_PROBE = """
-import json, sys, time
-import numpy as np
-from segformer_deploy import Segmenter
-from segformer_deploy.spec import FrameSize
-path, backend, height, width, runs, arena = sys.argv[1:]
-size = FrameSize(int(height), int(width))
-def resident(field):  # by hand: what would be imported for it would be measured too
-    lines = dict(line.split(":", 1) for line in open("/proc/self/status"))
-    return int(lines[field].split()[0]) / 1024
-with Segmenter(path, backend=backend, size=size, arena=arena == "True") as segment:
-    loaded = resident("VmRSS")
-    frame = np.random.default_rng(0).integers(0, 256, (size.height, size.width, 3), np.uint8)
-    ms = []
-    for _ in range(int(runs)):
-        start = time.perf_counter()
-        segment(frame)
-        ms.append(1e3 * (time.perf_counter() - start))
-    print(json.dumps({"loaded": loaded, "peak": resident("VmHWM"), "ms": ms}))
-"""
-
-
-@dataclass(frozen=True)
-class Peak:
-    """What a process took, read from within it.
-
-    Attributes:
-        loaded_mib: resident memory with the engine loaded, before the first frame.
-        peak_mib: the largest resident memory from the process's start to its last frame.
-        ms: of each frame, the first one among them.
-    """
-
-    loaded_mib: float
-    peak_mib: float
-    ms: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -128,6 +90,7 @@ def lean_graph(
     budget: int,
     *,
     backend: str = ONNXRUNTIME,
+    tiled: TrialFrame | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> LeanPlan:
     """Write to `out` the fastest form of `onnx` that segments a frame within `budget` bytes.
@@ -137,6 +100,7 @@ def lean_graph(
         size: of every frame in the network, and of the frames that are tried; a larger camera
             frame adds 3 bytes per pixel for itself and 1 or 4 for its class map.
         backend: ``onnxruntime``, or ``native``, whose graph is copied and only measured.
+        tiled: the frame that is tried, of which `size` is a window; None: one of `size`.
 
     Raises:
         OnnxFileError: not such a graph.
@@ -158,25 +122,34 @@ def lean_graph(
     left_out: list[_Candidate] = []
     with tempfile.TemporaryDirectory() as folder:
         trial = Path(folder) / "model.onnx"
-        for plan in _plans(source, size, backend, trial):
+        for plan in _plans(source, size, backend, trial, tiled):
             if plan.estimate > allowed:
                 say(f"{plan.name}: about {plan.estimate:.0f} MiB (estimated), not tried")
                 left_out.append(plan)
                 continue
-            found = _tried(onnx, plan, trial, size, backend)
+            found = _tried(onnx, plan, trial, size, backend, tiled)
             say(f"{plan.name}: {found.peak_mib:.1f} MiB")
             tried.append((plan.name, found.peak_mib))
             if found.peak_mib <= allowed:
                 return _kept(source, plan, found, trial, out, size)
         if left_out:  # so that the error can say what would do
             plan = min(left_out, key=lambda one: one.estimate)
-            tried.append((plan.name, _tried(onnx, plan, trial, size, backend).peak_mib))
-    raise _nothing_fits(size, budget, backend, tried)
+            tried.append((plan.name, _tried(onnx, plan, trial, size, backend, tiled).peak_mib))
+    raise _nothing_fits(size, budget, backend, tried, by_tiles=tiled is not None)
 
 
-def _tried(onnx: Path, plan: _Candidate, trial: Path, size: FrameSize, backend: str) -> Peak:
+def _tried(
+    onnx: Path,
+    plan: _Candidate,
+    trial: Path,
+    size: FrameSize,
+    backend: str,
+    tiled: TrialFrame | None,
+) -> Peak:
     """What a process with this plan takes; its graph is left at `trial`."""
     write_bytes(trial, plan.model.SerializeToString() if plan.cut else onnx.read_bytes())
+    if tiled is not None:
+        return measure_peak(trial, tiled.size, backend, tiling=tiled.tiling)
     return measure_peak(trial, size, backend)
 
 
@@ -190,53 +163,25 @@ def _kept(
     return LeanPlan(fixed, plan.mode, plan.cut, *compared, plan.live_bytes, peak)
 
 
-def measure_peak(
-    path: Path, size: FrameSize, backend: str, runs: int = 4, *, arena: bool = True
-) -> Peak:
-    """Segment `runs` frames of `size` in a process of its own and read what it took.
-
-    `arena` is `Segmenter`'s; a graph that says how its values are held goes before it.
-    RunError where that process fails.
-    """
-    arguments = map(str, (path, backend, size.height, size.width, runs, arena))
-    try:
-        done = subprocess.run(
-            [sys.executable, "-c", _PROBE, *arguments],
-            capture_output=True,
-            text=True,
-            timeout=_TIMEOUT,
-            check=True,
-        )
-        found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    except (OSError, subprocess.SubprocessError, ValueError, IndexError) as error:
-        last = (getattr(error, "stderr", None) or str(error)).strip().splitlines()[-1:]
-        raise RunError(
-            f"a trial run of {path.name} at {size} on {backend} failed: {' '.join(last)}",
-            f"a process that segments {runs} frames",
-            "run it by itself: segdeploy bench MODEL.onnx --size " + str(size),
-        ) from error
-    return Peak(found["loaded"] or 0.0, found["peak"], tuple(found["ms"]))
-
-
 def _plans(
-    source: onnx.ModelProto, size: FrameSize, backend: str, trial: Path
+    source: onnx.ModelProto,
+    size: FrameSize,
+    backend: str,
+    trial: Path,
+    tiled: TrialFrame | None,
 ) -> Iterator[_Candidate]:
     """From the fastest to the smallest; estimates are made when their turn comes."""
-    from segformer_deploy.graph.chunk_fixed_size import fix_size
     from segformer_deploy.graph.live_set import live_set
-    from segformer_deploy.graph.metadata import fp32_spec, write_spec
 
     yield _Candidate(USUAL, None, source, 0, 0.0)
     if backend == NATIVE:
         return
     import_onnxruntime()
-    fixed = fix_size(source, size)
-    write_spec(fixed, fp32_spec(source).stretched_to(size))
-    _mark(fixed, LEAST)
+    fixed = _fixed(source, size)
     write_bytes(trial, fixed.SerializeToString())
     resting = measure_peak(trial, size, backend, runs=0).loaded_mib
     logits = 4 * prod(d.dim_value for d in fixed.graph.output[0].type.tensor_type.shape.dim)
-    cuts = [(cut, _cut(fixed, cut)) for cut in _CUTS]
+    cuts = [(cut, _cut(fixed, cut)) for cut in CUTS]
     for mode in (BLOCK, LEAST):
         for cut, model in cuts:
             _mark(model, mode)
@@ -244,8 +189,26 @@ def _plans(
             nodes = len(model.graph.node) - len(fixed.graph.node)
             # The block keeps room for all but the logits, which lie beside it.
             held = live + (logits if mode == BLOCK else 0)
-            estimate = resting + _NODE_MIB * nodes + held / MIB
+            picture = 3 * tiled.size.pixels if tiled else 0  # cut into windows, and kept
+            estimate = resting + _NODE_MIB * nodes + (held + picture) / MIB
             yield _Candidate(mode, cut, model, live, estimate)
+
+
+def least_graph(source: onnx.ModelProto, size: FrameSize) -> onnx.ModelProto:
+    """The smallest of the plans, whatever it takes: no process is run and nothing compared."""
+    model = _cut(_fixed(source, size), CUTS[-1])
+    _mark(model, LEAST)
+    return model
+
+
+def _fixed(source: onnx.ModelProto, size: FrameSize) -> onnx.ModelProto:
+    from segformer_deploy.graph.chunk_fixed_size import fix_size
+    from segformer_deploy.graph.metadata import fp32_spec, write_spec
+
+    fixed = fix_size(source, size)
+    write_spec(fixed, fp32_spec(source).stretched_to(size))
+    _mark(fixed, LEAST)
+    return fixed
 
 
 def _cut(fixed: onnx.ModelProto, cut: tuple[int, int]) -> onnx.ModelProto:
@@ -289,12 +252,19 @@ def _compared(source: onnx.ModelProto, plan: _Candidate, size: FrameSize) -> tup
 
 
 def _nothing_fits(
-    size: FrameSize, budget: int, backend: str, tried: list[tuple[str, float]]
+    size: FrameSize,
+    budget: int,
+    backend: str,
+    tried: list[tuple[str, float]],
+    *,
+    by_tiles: bool,
 ) -> BuildError:
     name, least = min(tried, key=lambda pair: pair[1])
     other = f", or --backend {NATIVE}" if backend != NATIVE else ""
+    tiles = "a smaller --tile" if by_tiles else "--tile HxW, which changes masks"
     return BuildError(
         f"at {size} on {backend} the whole process takes {least:.1f} MiB at least ({name})",
         f"at most {budget / MIB:.0f} MiB, with {_RESERVE_MIB:g} to spare",
-        f"ask for --max-memory {int(least + _RESERVE_MIB) + 1}M, or for a smaller --opt{other}",
+        f"ask for --max-memory {int(least + _RESERVE_MIB) + 1}M, for a smaller --opt, or for "
+        f"{tiles}{other}",
     )

@@ -6,21 +6,32 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from segformer_deploy.errors import InputError
 from segformer_deploy.video.address import parse_address, redacted
-from segformer_deploy.video.frame import Source
+from segformer_deploy.video.frame import Picture, Source
 from segformer_deploy.video.live.grabber import CaptureOptions
 from segformer_deploy.video.live.stats import StreamStats
 from segformer_deploy.workflow.places import check_places, named_for
 
 if TYPE_CHECKING:
-    from segformer_deploy.runtime.segmenter import Segmenter
     from segformer_deploy.spec import ModelSpec
     from segformer_deploy.video.loop import RunReport, Stream
+    from segformer_deploy.video.overlay import ClassMap
     from segformer_deploy.video.tally import Progress
     from segformer_deploy.view.view import View
+
+
+class Segments(Protocol):
+    """What a run has frames segmented by: a `Segmenter`, or a server's client."""
+
+    @property
+    def spec(self) -> ModelSpec:
+        """Classes, names and palette."""
+
+    def __call__(self, frame: Picture, /) -> ClassMap:
+        """uint8 `[H, W, 3]` BGR -> class map `[H, W]`."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +139,7 @@ class Run:
         view: the page, where one was asked for.
     """
 
-    def __init__(self, job: RunJob, sources: Sequence[Source], segment: Segmenter) -> None:
+    def __init__(self, job: RunJob, sources: Sequence[Source], segment: Segments) -> None:
         self._job, self._segment = job, segment
         self._stack = ExitStack()
         self.view: View | None = None

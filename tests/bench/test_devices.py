@@ -95,4 +95,17 @@ def test_what_a_device_runs_a_precision_as() -> None:
 
 def test_figures_from_memory_are_known_as_such() -> None:
     assert device_named("rpi-zero-2w").recalled
+    assert device_named("jetson-t5000").recalled  # "DERIVED/recall"
     assert not device_named("orin-nano-8gb").recalled
+
+
+def test_devices_of_one_design_of_cores() -> None:
+    by_core: dict[str, set[str]] = {}
+    for device in all_devices():
+        pattern = r"sm_\d{2,3}" if device.is_gpu else r"Cortex-A\d+|Gracemont"
+        assert re.fullmatch(pattern, device.core), device.slug
+        by_core.setdefault(device.core, set()).add(device.architecture)
+    assert all(len(names) == 1 for names in by_core.values())
+    assert device_named("rpi-3").core == device_named("pi-zero-2w").core
+    assert len({device_named(name).core for name in ("orin-nano", "orin-nx", "agx-orin")}) == 1
+    assert device_named("a100").core != device_named("rtx-3060").core

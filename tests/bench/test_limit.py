@@ -93,7 +93,9 @@ def test_sizes(text: str, size: int) -> None:
     assert bytes_from_text(text) == size
 
 
-@pytest.mark.parametrize("text", ["", "M", "-1M", "0", "0.1", "12T", "1e3", "128M or so"])
+@pytest.mark.parametrize(
+    "text", ["", "M", "-1M", "0", "0.1", "12T", "1e3", "128M or so", "9" * 400]
+)
 def test_no_sizes(text: str) -> None:
     with pytest.raises(InputError, match="a memory size of"):
         bytes_from_text(text)
@@ -130,6 +132,20 @@ def test_both_versions_at_once_take_the_one_that_has_memory(tmp_path: Path) -> N
     filled(tmp_path / "sys/fs/cgroup/unified", {"cgroup.controllers": "\n"})
     assert places(tmp_path)[0] == (1, own)
     assert {version for version, _ in places(tmp_path)} == {1}
+
+
+def test_version_1_never_goes_up(tmp_path: Path) -> None:
+    own = version_1(tmp_path)
+    assert places(tmp_path) == [(1, own)]
+    made = []
+
+    def make(folder: Path) -> None:
+        made.append(folder.parent)
+        raise PermissionError(13, "Permission denied", str(folder))
+
+    with memory_group(MIB, tmp_path, make) as group:
+        assert isinstance(group, NoGroup)
+    assert made == [own]
 
 
 def test_a_container_that_sees_only_its_own_part(tmp_path: Path) -> None:
@@ -181,6 +197,37 @@ def test_a_controller_that_is_handed_down_is_taken_back(tmp_path: Path) -> None:
         assert "memory.max" in group.why
     assert control.read_text() == "-memory"
     assert groups_in(own) == groups_in(tmp_path / "sys/fs/cgroup") == []
+
+
+def test_a_controller_that_another_run_needs_stays(tmp_path: Path) -> None:
+    own = version_2(tmp_path)
+    control = own / "cgroup.subtree_control"
+    made = []
+
+    def make(folder: Path) -> None:
+        # The second group's limit comes with the controller that the first has handed down.
+        folder.mkdir()
+        late = {} if made else {"memory.max": ""}
+        made.append(folder)
+        filled(folder, {name: text for name, text in V2.items() if name not in late})
+
+    with memory_group(MIB, tmp_path, maker(V2), shutil.rmtree) as other:
+        assert isinstance(other, Group)
+        with memory_group(MIB, tmp_path, make, shutil.rmtree):
+            pass
+        assert control.read_text() == "+memory"
+    assert groups_in(own) == []
+
+
+def test_a_limit_that_went_away_holds_no_more(tmp_path: Path) -> None:
+    version_2(tmp_path)
+    with memory_group(5 * MIB, tmp_path, maker(V2), shutil.rmtree) as group:
+        assert isinstance(group, Group)
+        assert group.holds
+        (group.folder / "memory.max").write_text("max\n")
+        assert not group.holds
+        (group.folder / "memory.max").unlink()
+        assert not group.holds
 
 
 def test_a_kernel_that_counts_no_swap(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A matrix that goes on where it stopped, and the search for the smallest limit."""
+"""A matrix that goes on where it stopped."""
 
 from __future__ import annotations
 
@@ -7,26 +7,29 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from segformer_deploy.bench.case import Case, failed
 from segformer_deploy.bench.limit import MIB
 from segformer_deploy.bench.matrix import (
     MatrixEngine,
+    MatrixReport,
     matrix_cases,
-    result_file,
     run_matrix,
-    search_smallest,
-    smallest_surviving,
-    stored_result,
 )
+from segformer_deploy.bench.stored import result_file
 from segformer_deploy.errors import InputError, OutputError, RunError
 from segformer_deploy.version import __version__
 
+FIGURES = {
+    "latency_ms": {"p50": 2.0, "p90": 3.0, "p99": 4.0, "min": 1.0},
+    "peak_rss_mib": 50.0,
+    "size": "64x64",
+    "backend": "native 0.1",
+}
+
 
 def result_of(case: Case, **more: Any) -> dict[str, Any]:
-    return {**failed(case, {}), "error": None, "segdeploy": __version__, **more}
+    return {**failed(case, {}), **FIGURES, "error": None, **more}
 
 
 def cases(tmp_path: Path, count: int = 3) -> list[Case]:
@@ -73,23 +76,6 @@ def test_another_engine_at_the_same_place_is_measured_again(tmp_path: Path) -> N
     assert run_matrix(changed, tmp_path / "out", result_of).measured == 1
 
 
-@pytest.mark.parametrize("damage", ["", "{", "[1]", '{"case": 3}'])
-def test_a_damaged_result_is_measured_again(tmp_path: Path, damage: str) -> None:
-    [case] = cases(tmp_path, 1)
-    (tmp_path / "out").mkdir()
-    result_file(tmp_path / "out", case).write_text(damage)
-    assert run_matrix([case], tmp_path / "out", result_of).measured == 1
-
-
-def test_results_of_another_version_or_limit_do_not_count(tmp_path: Path) -> None:
-    [case] = cases(tmp_path, 1)
-    run_matrix([case], tmp_path, lambda one: result_of(one, limit={"bytes": MIB}), limit=MIB)
-    assert stored_result(tmp_path, case) is None
-    assert stored_result(tmp_path, case, MIB) is not None
-    run_matrix([case], tmp_path, lambda one: {**result_of(one), "segdeploy": "0.0.0"})
-    assert stored_result(tmp_path, case) is None
-
-
 def test_a_failing_case_is_recorded_and_tried_again(tmp_path: Path) -> None:
     wanted, out = cases(tmp_path), tmp_path / "out"
 
@@ -106,15 +92,31 @@ def test_a_failing_case_is_recorded_and_tried_again(tmp_path: Path) -> None:
     assert (again.measured, again.kept, again.failed) == (1, 2, 0)
 
 
-def test_a_kill_by_the_limit_is_a_result(tmp_path: Path) -> None:
+def test_what_is_measured_again_is_said(tmp_path: Path) -> None:
     [case] = cases(tmp_path, 1)
-    killed = {"bytes": MIB, "survived": False}
+    run_matrix([case], tmp_path / "out", lambda one: {**result_of(one), "segdeploy": "0.0.0"})
+    told: list[tuple[str, str]] = []
+    report = run_matrix(
+        [case], tmp_path / "out", result_of, on_again=lambda one, why: told.append((one.name, why))
+    )
+    assert (report.measured, report.kept) == (1, 0)
+    assert told == [(case.name, f"of version 0.0.0, this is {__version__}")]
+    assert report.to_dict()["measured_again"] == dict(told)
 
-    def measure(one: Case) -> dict[str, Any]:
-        return failed(one, {"found": "killed"}, limit=killed)
 
-    assert run_matrix([case], tmp_path, measure, limit=MIB).failed == 1
-    assert run_matrix([case], tmp_path, measure, limit=MIB).kept == 1
+def test_fruitless_is_where_no_case_gave_anything(tmp_path: Path) -> None:
+    wanted = cases(tmp_path)
+    broken = {"kind": "RunError", "found": "broken"}
+    killed = {"bytes": MIB, "survived": False, "outcome": "killed"}
+
+    def broken_but(one_more: Any) -> str | None:
+        results = [failed(wanted[0], broken), one_more]
+        return MatrixReport(tmp_path, results, failed=2).fruitless
+
+    assert broken_but(failed(wanted[1], broken)) == "broken"
+    assert broken_but(result_of(wanted[1])) is None
+    assert broken_but(failed(wanted[1], broken, limit=killed)) is None
+    assert MatrixReport(tmp_path).fruitless is None
 
 
 def test_ctrl_c_keeps_what_was_finished(tmp_path: Path) -> None:
@@ -136,60 +138,3 @@ def test_a_full_disk_ends_the_matrix(tmp_path: Path) -> None:
 
     with pytest.raises(OutputError):
         run_matrix(cases(tmp_path), tmp_path / "out", measure)
-
-
-@given(st.integers(1, 900), st.integers(1, 900), st.integers(1, 1000))
-def test_bisection_finds_the_border(border: int, start: int, more: int) -> None:
-    largest = start + more
-    tried: list[int] = []
-
-    def survives(mib: int) -> bool:
-        tried.append(mib)
-        return mib >= border
-
-    search = smallest_surviving(survives, start, largest)
-    assert search.smallest == (border if border <= largest else None)
-    assert all(tried.count(mib) == 2 for mib in tried)
-    assert search.notes == ()
-    assert len(search.probes) < 40
-
-
-def test_what_is_not_monotonic_is_said() -> None:
-    found = smallest_surviving(lambda mib: mib >= 30 and mib != 31, 60, 200)
-    assert found.smallest == 30
-    assert "not monotonic: 30 MiB survived, and the larger 31 MiB did not" in found.notes[0]
-    runs = iter([True, False])
-    mixed = smallest_surviving(lambda mib: next(runs) if mib == 5 else mib > 5, 10, 20)
-    assert mixed.smallest == 6
-    assert "5 MiB survived in 1 of 2 runs" in mixed.notes
-
-
-def test_a_search_without_groups_gives_the_peak() -> None:
-    case = Case("a")
-
-    def measure(one: Case, limit: int | None = None, timeout: float = 0) -> dict[str, Any]:
-        found = None if limit is None else {"enforced": False, "why": "no groups"}
-        return result_of(one, peak_rss_mib=120.2, limit=found)
-
-    found = search_smallest(case, 2, 1.0, measure=measure)["smallest_limit"]
-    assert (found["mib"], found["enforced"], found["why"]) == (121, False, "no groups")
-
-
-def test_a_search_gives_the_result_under_the_smallest_limit() -> None:
-    told: list[str] = []
-
-    def measure(one: Case, limit: int | None = None, timeout: float = 0) -> dict[str, Any]:
-        if limit is None:
-            return result_of(one, peak_rss_mib=120.2)
-        survived = limit >= 77 * MIB
-        outcome = "survived" if survived else "killed"
-        found = {"enforced": True, "survived": survived, "outcome": outcome, "bytes": limit}
-        return result_of(one, peak_rss_mib=70.0, limit=found)
-
-    result = search_smallest(
-        Case("a"), 2, 1.0, lambda _done, text: told.append(text), measure=measure
-    )
-    assert result["smallest_limit"]["mib"] == 77
-    assert result["limit"]["bytes"] == 77 * MIB
-    assert result["case"]["runs"] == 2
-    assert "76 MiB: killed" in told

@@ -17,16 +17,18 @@ from segformer_deploy.bench.pareto import (
     Budget,
     FitReport,
     Point,
+    check_order,
     drawing,
     front,
     pick,
     point_from_result,
     rank_of,
 )
+from segformer_deploy.errors import InputError
 
 
 def point(
-    name: str, ms: float, mib: float, miou: float | None = None, rank: Any = ("b0", 4096, 2)
+    name: str, ms: float, mib: float, miou: float | None = None, rank: Any = (0, 4096, 2)
 ) -> Point:
     return Point(name, {}, ms, ms, mib, miou, rank)
 
@@ -89,6 +91,16 @@ def test_one_without_miou_makes_all_go_by_order() -> None:
     assert chosen.name == "b"
 
 
+def test_only_b0_to_b5_have_an_order() -> None:
+    assert rank_of("custom", "512x512", "fp32") < rank_of("b0", "64x64", "int8")
+    check_order(["b0", "b5"])
+    check_order(["custom"])  # at several sizes it compares with itself
+    for variants in (["b5", "custom"], ["custom", "custom"], ["b0", None]):
+        with pytest.raises(InputError, match="no labelled frames") as caught:
+            check_order(variants)
+        assert "--images FOLDER --labels FOLDER" in caught.value.next_step
+
+
 def test_a_budget_in_words() -> None:
     budget = Budget(128, 50, 40)
     assert str(budget) == "128 MiB, 50 ms, mIoU of at least 40 %"
@@ -103,7 +115,7 @@ def test_a_budget_in_words() -> None:
 
 
 def test_out_of_reach_goes_by_the_fastest_run() -> None:
-    slow = Point("a", {}, 80, 40, 10, None, ("b0", 1, 1))
+    slow = Point("a", {}, 80, 40, 10, None, (0, 1, 1))
     assert Budget(latency_ms=50).out_of_reach(slow) is None  # a noisy median may be luck
     assert "fastest run takes 40.0 ms" in (Budget(latency_ms=30).out_of_reach(slow) or "")
     assert "takes 10 MiB" in (Budget(memory_mib=9).out_of_reach(slow) or "")
@@ -119,7 +131,7 @@ def test_a_point_of_a_result() -> None:
     found = point_from_result(result(accuracy={"miou": 41.5}), "p90")
     assert found is not None
     assert (found.name, found.latency_ms, found.fastest_ms) == ("b0-64x96-int8-native", 3.0, 1.0)
-    assert (found.miou, found.rank) == (41.5, ("b0", 64 * 96, 0))
+    assert (found.miou, found.rank) == (41.5, (0, 64 * 96, 0))
     assert point_from_result(result(error={"found": "broken"})) is None
 
 

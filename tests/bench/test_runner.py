@@ -11,10 +11,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 
 from segformer_deploy.bench import limit as limits
 from segformer_deploy.bench.case import Case
+from segformer_deploy.bench.clock import Clock
 from segformer_deploy.bench.limit import MIB
 from segformer_deploy.bench.runner import run_case
 from tests.bench.test_limit import V1, V2, groups_in, maker, version_1, version_2
@@ -97,7 +100,8 @@ def test_a_kill_is_read_from_the_kernel(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: int
 ) -> None:
     own = (version_1 if version == 1 else version_2)(tmp_path)
-    kernel(monkeypatch, V1 if version == 1 else V2)
+    # A plain file keeps the end of a longer text that is written over; the kernel's does not.
+    kernel(monkeypatch, {**V1, "memory.limit_in_bytes": ""} if version == 1 else V2)
     file = "memory.oom_control" if version == 1 else "memory.events"
     # What the kernel does: it counts, and ends the process.
     code = (
@@ -112,6 +116,21 @@ def test_a_kill_is_read_from_the_kernel(
     assert result["error"]["kind"] == "MemoryLimit"
     assert "killed by the kernel at a limit of 64 MiB while running" in result["error"]["found"]
     assert groups_in(own) == []
+
+
+def test_a_limit_that_went_away_is_not_called_enforced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = version_2(tmp_path)
+    kernel(monkeypatch, V2)
+    code = (
+        f"import glob; place = glob.glob({str(own)!r} + '/segdeploy-*/memory.max')[0]\n"
+        "open(place, 'w').write('max')\n"
+        "tell(result={'error': None, 'peak_rss_mib': 900.0})"
+    )
+    found = run_case(Case("a"), limit=64 * MIB, root=tmp_path, child=child(code))["limit"]
+    assert (found["enforced"], found["outcome"]) == (False, "peak above")
+    assert "was gone at the end" in found["why"]
 
 
 def test_a_kill_by_somebody_else_is_not_the_limits(
@@ -167,3 +186,47 @@ def test_ctrl_c_ends_the_child(tmp_path: Path) -> None:
     assert b"KeyboardInterrupt" in said
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), 0)
+
+
+def test_a_case_takes_the_time_of_its_runs() -> None:
+    """Each run starts the clock anew: all of them take longer than the silence allowed."""
+    code = (
+        "tell(phase='running')\n"
+        "for n in range(5): time.sleep(0.3); tell(runs=n + 1)\n"
+        "tell(result={'error': None, 'peak_rss_mib': 1})"
+    )
+    began = time.monotonic()
+    result = run_case(Case("a", warmup=0), child=child(code), silence=1.0)
+    assert time.monotonic() - began > 1.4
+    assert result["error"] is None
+
+
+def test_a_warm_up_has_the_time_of_each_of_its_runs() -> None:
+    code = "tell(phase='running'); time.sleep(1.2); tell(result={'error': None})"
+    assert run_case(Case("a", warmup=2), child=child(code), silence=0.8)["error"] is None
+    error = run_case(Case("a", warmup=0), child=child(code), silence=0.8)["error"]
+    assert error["kind"] == "TimedOut"
+    assert "nothing was heard of the case for 0.8 s" in error["found"]
+
+
+def test_a_bound_of_the_whole_holds_whatever_is_heard() -> None:
+    code = "for n in range(100): tell(runs=n); time.sleep(0.05)"
+    error = run_case(Case("a"), child=child(code), timeout=0.6)["error"]
+    assert "the case took longer than 0.6 s" in error["found"]
+
+
+def test_scored_frames_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[dict[str, Any]] = []
+    original = Clock.heard
+    monkeypatch.setattr(Clock, "heard", lambda self, one: (heard.append(one), original(self, one)))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[2]))
+    engine = write_little(tmp_path / "little.onnx")
+    for name in ("images", "labels"):
+        (tmp_path / name).mkdir()
+        for index in range(2):
+            picture = np.zeros((64, 96, 3) if name == "images" else (64, 96), np.uint8)
+            cv2.imwrite(str(tmp_path / name / f"{index}.png"), picture)
+    folders = {name: str(tmp_path / name) for name in ("images", "labels")}
+    case = Case(str(engine), backend="onnxruntime", threads=1, runs=1, warmup=0, **folders)
+    assert run_case(case)["error"] is None
+    assert [one["scored"] for one in heard if "scored" in one] == [1, 2]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from typing import Any
 
 import pytest
@@ -72,3 +73,34 @@ def test_budgets() -> None:
     assert fit_check.budget_from_text("1G:250ms") == ("1G", "250ms", 1024, 250)
     with pytest.raises(SystemExit, match="128M:250ms"):
         fit_check.budget_from_text("128:2s")
+
+
+def test_only_b0_to_b5_have_a_rank() -> None:
+    with pytest.raises(SystemExit, match="variant 'custom'"):
+        fit_check.rank(result("custom", 256, "fp32", 1, 60))
+    variants = ["b0", "b1", "b2", "b3", "b4", "b5"]
+    ranks = [fit_check.rank(result(variant, 256, "fp32", 1, 60)) for variant in variants]
+    assert ranks == sorted(ranks)
+
+
+@pytest.mark.parametrize(
+    ("code", "out", "good"),
+    [
+        (0, '{"folder": "x", "winner": "b0"}', True),
+        (1, '{"folder": "x", "winner": null}', True),  # nothing within the budget
+        (1, '{"error": {"found": "broken"}}', False),
+        (1, "", False),
+        (2, "", False),
+        (130, "", False),
+    ],
+)
+def test_a_report_is_told_from_an_error(
+    monkeypatch: pytest.MonkeyPatch, code: int, out: str, good: bool
+) -> None:
+    done = subprocess.CompletedProcess([], code, out)
+    monkeypatch.setattr(fit_check.subprocess, "run", lambda *_, **__: done)
+    if good:
+        assert fit_check.segdeploy(["fit"])["folder"] == "x"
+    else:
+        with pytest.raises(SystemExit, match=f"segdeploy fit: exit code {code}"):
+            fit_check.segdeploy(["fit"])

@@ -290,3 +290,18 @@ def test_the_page_and_the_arithmetic_are_those_of_the_results(tmp_path: Path) ->
             assert arena_bytes(Space(B0, size, plan)) == one[kind]["arena_bytes"]
     chart.write(data, BENCHMARKS / "results", tmp_path / "chart.png")
     assert (tmp_path / "chart.png").stat().st_size > 10_000
+
+
+def test_no_two_sizes_in_the_chart_touch() -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    data = json.loads((BENCHMARKS / "results" / "floor.json").read_text("utf-8"))
+    figure = chart.drawn(data, chart.processes(BENCHMARKS / "results"))
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    sizes = {one["size"] for one in data["points"]}
+    texts = [text for text in figure.axes[0].texts if text.get_text() in sizes]
+    boxes = [text.get_window_extent(renderer) for text in texts]
+    assert len(boxes) >= len(sizes) // 2
+    assert {data["points"][0]["size"], data["points"][-1]["size"]} <= {t.get_text() for t in texts}
+    for number, box in enumerate(boxes):
+        assert not any(box.overlaps(other) for other in boxes[:number])

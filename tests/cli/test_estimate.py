@@ -58,7 +58,7 @@ def test_one_device() -> None:
     error = stored_fit()["errors"]["jetson"]
     assert "ESTIMATED, not measured: SegFormer-B0, 512x512, 150 classes" in result.stderr
     assert f"median {error['median']:.2f}x, 90th percentile {error['p90']:.2f}x" in result.stderr
-    assert "each device left out" in result.stderr
+    assert "left out with all devices of the same cores" in result.stderr
     assert "published on this device: b0 512x512 fp16, published form: 22.6924 ms" in result.stderr
     # Wherever a figure of ours stands, so does the word.
     assert "estimated ┃" in result.stderr.split("latency, ms")[0]
@@ -167,3 +167,10 @@ def test_a_network_that_is_no_variant(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="custom") as caught:
         run(str(onnx), "--device", "t4")
     assert "--variant" in caught.value.next_step
+
+
+def test_the_newest_under_build_is_named_where_it_is_no_variant(tmp_path: Path) -> None:
+    write_little(tmp_path / "build" / "mine.onnx", little_spec(variant="custom"))
+    with pytest.raises(SpecError, match="custom") as caught:
+        run("--device", "rpi-5")
+    assert caught.value.found.startswith("build/mine.onnx is of no variant")

@@ -56,6 +56,36 @@ def test_a_file_name_that_is_no_utf8_keeps_the_page(tmp_path: Path) -> None:
     assert "b\\udcff.json" in (tmp_path / "r.html").read_text()
 
 
+@pytest.mark.parametrize("other", ["r.html", "./r.html", "results/../r.html"])
+def test_the_page_and_the_markdown_are_two_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: str
+) -> None:
+    write(tmp_path / "results", a=bench())
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"both r\.html"):
+        run("results", "--output", "r.html", "--markdown", other)
+    assert not (tmp_path / "r.html").exists()
+
+
+@pytest.mark.parametrize("option", ["--output", "--markdown"])
+@pytest.mark.parametrize("name", ["a.json", "new.JSON", "../linked/b.json"])
+def test_a_result_is_never_replaced(tmp_path: Path, option: str, name: str) -> None:
+    folder = write(tmp_path / "results", a=bench())
+    (tmp_path / "linked").mkdir()
+    write(tmp_path / "linked", b=bench())
+    (folder / "b.json").symlink_to(tmp_path / "linked" / "b.json")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.json")}
+    with pytest.raises(InputError, match="is a file of the results"):
+        run(folder, option, folder / name)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.json")} == before
+
+
+def test_the_page_may_lie_in_the_folder(tmp_path: Path) -> None:
+    folder = write(tmp_path / "results", a=bench())
+    run(folder, "--output", folder / "report.html", "--markdown", folder / "README.md")
+    assert (folder / "report.html").read_text().startswith("<!doctype html>")
+
+
 def test_errors_say_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="there is no folder"):
         run(tmp_path / "none")

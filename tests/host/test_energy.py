@@ -11,9 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segformer_deploy.host.energy import Counter, EnergyMeter
+from segformer_deploy.host import tegrastats
+from segformer_deploy.host.energy import Energy, EnergyMeter
+from segformer_deploy.host.energy_sources import Counter
 from segformer_deploy.host.facts import SilentError
-from segformer_deploy.host.power import Sampled, watts_from_tegrastats
+from segformer_deploy.host.power import Sampled
 from tests.host import trees
 
 _RAPL = "sys/class/powercap/intel-rapl:0"
@@ -133,16 +135,6 @@ def test_a_board_of_several_rails(tmp_path: Path) -> None:
     assert energy.covers == "the sum of the rails VDD_CPU_CV, VDD_GPU_SOC"
 
 
-def test_tegrastats_lines() -> None:
-    assert watts_from_tegrastats(ORIN) == (4.321, "the module (VDD_IN)")
-    old = "RAM 1/2MB POM_5V_IN 2532/2500 POM_5V_GPU 40/40 POM_5V_CPU 200/200"
-    assert watts_from_tegrastats(old) == (2.532, "the module (POM_5V_IN)")
-    agx = "VDD_GPU_SOC 3000mW/3000mW VDD_CPU_CV 1000mW/1000mW VIN_SYS_5V0 2000mW/2000mW"
-    assert watts_from_tegrastats(agx)[0] == 6.0
-    with pytest.raises(SilentError, match="prints no power"):
-        watts_from_tegrastats("RAM 2431/7620MB")
-
-
 def test_tegrastats_where_the_sensors_are_closed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -157,6 +149,53 @@ def test_tegrastats_where_the_sensors_are_closed(
         energy = meter.ended()
     assert energy.watts == pytest.approx(4.321, rel=0.01)
     assert energy.readings[0].source == "tegrastats"
+
+
+def energy_of_tegrastats(
+    root: Path, monkeypatch: pytest.MonkeyPatch, script: str, seconds: float
+) -> Energy:
+    trees.write(root, {"etc/nv_tegra_release": "# R36\n"})
+    trees.program(root / "bin", "tegrastats", script)
+    monkeypatch.setenv("PATH", f"{root / 'bin'}:/usr/bin:/bin")
+    with EnergyMeter(root, nvml=no_nvml) as meter:
+        meter.mark(1)
+        time.sleep(seconds)
+        meter.mark(2)
+        return meter.ended()
+
+
+def test_a_tegrastats_that_dies_is_not_counted_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    energy = energy_of_tegrastats(tmp_path, monkeypatch, f'echo "{ORIN}"; sleep 0.1', 0.5)
+    assert energy.joules_per_frame is None
+    assert "tegrastats has ended" in energy.unknown["while measuring"]
+
+
+def test_a_tegrastats_that_hangs_is_not_counted_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tegrastats, "STALE_SECONDS", 0.2)
+    energy = energy_of_tegrastats(tmp_path, monkeypatch, f'echo "{ORIN}"; exec sleep 9', 0.6)
+    assert energy.joules_per_frame is None
+    assert "has printed nothing for 0." in energy.unknown["while measuring"]
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        ("exit 1", "tegrastats has ended"),
+        ("exec sleep 9", "has printed nothing"),
+        ("echo RAM 2/7620MB; exec sleep 9", "prints no power"),
+    ],
+)
+def test_a_tegrastats_without_a_line_of_power(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, said: str
+) -> None:
+    monkeypatch.setattr(tegrastats, "FIRST_SECONDS", 0.2)
+    monkeypatch.setattr(tegrastats, "STALE_SECONDS", 0.1)
+    energy = energy_of_tegrastats(tmp_path, monkeypatch, script, 0)
+    assert said in energy.unknown["tegrastats"]
 
 
 class FakeNvml:
@@ -196,6 +235,36 @@ def test_a_gpu_that_tells_power_alone(tmp_path: Path) -> None:
         time.sleep(0.02)
         meter.mark(2)
         assert meter.ended().watts == pytest.approx(30, rel=0.01)
+
+
+class OldNvml(FakeNvml):
+    """Of a driver without some functions: ctypes raises AttributeError."""
+
+    def __init__(self, *missing: str) -> None:
+        super().__init__(counts=True)
+        self.missing = missing
+
+    def __getattr__(self, name: str) -> Callable[..., int]:
+        if name in self.missing:
+            raise AttributeError(f"undefined symbol: {name}")
+        return super().__getattr__(name)
+
+
+def test_a_library_without_the_counter_is_sampled(tmp_path: Path) -> None:
+    old = OldNvml("nvmlDeviceGetTotalEnergyConsumption")
+    with EnergyMeter(tmp_path, nvml=lambda: old) as meter:
+        meter.mark(1)
+        time.sleep(0.02)
+        meter.mark(2)
+        assert meter.ended().watts == pytest.approx(30, rel=0.01)
+
+
+def test_a_library_that_tells_neither_says_what_it_lacks(tmp_path: Path) -> None:
+    old = OldNvml("nvmlDeviceGetTotalEnergyConsumption", "nvmlDeviceGetPowerUsage")
+    with EnergyMeter(tmp_path, nvml=lambda: old) as meter:
+        assert meter.unknown["nvml"] == "this NVML has no nvmlDeviceGetPowerUsage"
+    with EnergyMeter(tmp_path, nvml=lambda: OldNvml("nvmlInit_v2")) as meter:
+        assert meter.unknown["nvml"] == "this NVML has no nvmlInit_v2"
 
 
 def test_a_gpu_that_refuses(tmp_path: Path) -> None:

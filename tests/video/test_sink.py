@@ -24,7 +24,7 @@ from segformer_deploy.spec import FrameSize
 from segformer_deploy.video.frame import Frame
 from segformer_deploy.video.sink import MaskSink, open_sink
 from segformer_deploy.video.source import open_source
-from segformer_deploy.video.video_writer import fitted, yuv_from_bgr
+from segformer_deploy.video.yuv import fitted, yuv_from_bgr
 from tests.video.makers import index_of, make_video, picture, read_pictures, read_times
 
 ODD_TIMES = [0, 1, 5, 6, 7, 100, 101, 250, 251, 1000, 1003, 1009]

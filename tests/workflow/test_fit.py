@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 
 from segformer_deploy.bench.case import Case, failed
 from segformer_deploy.bench.pareto import Budget, FitReport, pick, point_from_result
-from segformer_deploy.errors import InputError, MissingDependencyError
+from segformer_deploy.errors import InputError
 from segformer_deploy.spec import FrameSize
 from segformer_deploy.version import __version__
 from segformer_deploy.workflow import fit as module
-from segformer_deploy.workflow.fit import EngineSource, exported_engines, fit, given_engines
+from segformer_deploy.workflow.bench_engines import EngineSource, given_engines
+from segformer_deploy.workflow.fit import fit
 from tests.little import write_little
 
 SIZES = ("64x64", "96x96", "128x128")
@@ -34,7 +35,10 @@ def device(case: Case) -> tuple[float, float]:
 
 def measure(case: Case) -> dict[str, Any]:
     ms, mib = device(case)
-    figures = {"latency_ms": {"p50": ms, "p90": ms, "p99": ms, "min": ms}, "peak_rss_mib": mib}
+    figures: dict[str, Any] = {
+        "latency_ms": {"p50": ms, "p90": ms, "p99": ms, "min": ms},
+        "peak_rss_mib": mib,
+    }
     more = {"error": None, "segdeploy": __version__, "size": case.size, "backend": "native 0.1"}
     return {**FRAME, "case": case.to_dict(), **figures, **more}
 
@@ -145,27 +149,52 @@ def test_given_engines_have_no_smaller_sisters(tmp_path: Path) -> None:
     assert set(report.skipped) == {f"{n}-128x128-fp32-onnxruntime-t1" for n in "ab"}
 
 
-def test_unknown_names(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="variant 'b9'"):
-        exported_engines(["b9"], ["fp32"], 3, tmp_path, print)
-    with pytest.raises(InputError, match="precision 'fp8'"):
-        exported_engines(["b0"], ["fp8"], 3, tmp_path, print)
+def test_one_name_for_two_engines_is_refused_at_the_start(tmp_path: Path) -> None:
+    """Another engine's JSON, and its command, would stand for this one's."""
+    first, second = (write_little(tmp_path / name / "model.onnx") for name in "ab")
+    (tmp_path / "a" / "model").mkdir()
+
+    def never(_case: Case) -> dict[str, Any]:
+        raise AssertionError
+
+    def run(engines: list[EngineSource]) -> None:
+        budget = Budget(latency_ms=1)
+        fit(engines, SIZES, ["onnxruntime"], [1], Case(""), budget, tmp_path, never)
+
+    with pytest.raises(InputError, match="two cases are named model-64x64") as caught:
+        run(given_engines([first, second]))
+    assert str(first) in caught.value.found
+    assert str(second) in caught.value.found
+    with pytest.raises(InputError, match="two cases are named model-64x64"):
+        run(given_engines([first, first]))
+    beside = EngineSource("b0", "fp32", lambda: first, "model", first.with_suffix(""))
+    with pytest.raises(InputError, match="two cases are named model-64x64"):
+        run([*given_engines([first]), beside])
 
 
-def test_without_the_export_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(MissingDependencyError, match="'torch' is not installed"):
-        exported_engines(["b0"], ["fp32"], 3, tmp_path, print)
+def test_given_engines_do_not_rule_each_other_out(tmp_path: Path) -> None:
+    """One that is slow says nothing of another: their classes and shapes may differ."""
+    slow, quick = given_engines([write_little(tmp_path / f"{name}.onnx") for name in ("s", "q")])
 
+    def measured(case: Case) -> dict[str, Any]:
+        found = measure(case)
+        ms = 50.0 if case.label == "s" else 1.0
+        return {**found, "latency_ms": dict.fromkeys(("p50", "p90", "p99", "min"), ms)}
 
-def test_engines_are_made_when_asked_for_and_kept(tmp_path: Path) -> None:
-    said: list[str] = []
-    [source] = exported_engines(["b0"], ["fp32"], 3, tmp_path, said.append)
-    assert not list(tmp_path.iterdir())
-    kept = tmp_path / "segformer-b0-c3.onnx"
-    write_little(kept)  # as an earlier run left it
-    assert source.engine.path == kept
-    assert said == []
-    assert source.commands[1].format(size="64x96", backend="native") == (
-        "segdeploy build-engine build/segformer-b0.onnx --opt 64x96 --backend native"
+    report = fit(
+        *([slow, quick], ["64x64", "96x96"], ["onnxruntime"], [1], Case("")),
+        *(Budget(latency_ms=10), tmp_path, measured),
     )
+    assert list(report.skipped) == ["s-96x96-fp32-onnxruntime-t1"]
+    assert report.winner is not None
+    assert report.winner.name == "q-96x96-fp32-onnxruntime-t1"
+    assert str(tmp_path / "q.onnx") in report.commands[0]
+
+
+def test_without_an_order_labelled_frames_are_asked_for(tmp_path: Path) -> None:
+    odd = EngineSource("custom", "fp32", lambda: tmp_path, "odd", tmp_path)
+    with pytest.raises(InputError, match="variant 'custom' among 7 engines"):
+        fit(
+            *([*sources(), odd], SIZES, ["native"], [None], Case("")),
+            *(Budget(latency_ms=9), tmp_path, measure),
+        )

@@ -13,9 +13,12 @@ from segformer_deploy.engine.onnx_file import read_onnx_header, spec_from_onnx
 from segformer_deploy.engine.ort import LEAN_KEY, OrtEngine, OrtOptions
 from segformer_deploy.errors import BuildError, OnnxFileError, RunError, SpecError
 from segformer_deploy.graph.append_class_map import append_class_map
+from segformer_deploy.graph.chunk_fixed_size import fix_size
+from segformer_deploy.graph.live_set import live_set
 from segformer_deploy.spec import FrameSize
 from segformer_deploy.workflow import memory
-from segformer_deploy.workflow.memory import MIB, Peak, lean_graph, measure_peak
+from segformer_deploy.workflow.memory import MIB, lean_graph, least_graph
+from segformer_deploy.workflow.memory_trial import Peak, measure_peak
 from tests.graph.lively import lively_model, logits_of
 from tests.model.tiny import random_frames
 from tests.workflow.small import SIZE, saved
@@ -34,7 +37,7 @@ class Scale:
     def __init__(self, patch: pytest.MonkeyPatch, **peaks: float) -> None:
         self.peaks, self.asked = peaks, []  # type: dict[str, float], list[str]
         patch.setattr(memory, "measure_peak", self)
-        patch.setattr(memory, "_CUTS", SMALL_CUTS)
+        patch.setattr(memory, "CUTS", SMALL_CUTS)
 
     def __call__(self, path: Path, size: FrameSize, backend: str, runs: int = 4) -> Peak:
         mode = read_onnx_header(path).metadata.get(LEAN_KEY, "usual")
@@ -99,6 +102,21 @@ def test_the_logits_are_the_graph_s(
     again = with_ours.run({"image": frames})["logits"]  # a buffer of its own
     assert not np.may_share_memory(found, again)
     np.testing.assert_array_equal(found, again)
+
+
+def test_the_least_graph_is_the_last_plan(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Scale(monkeypatch, usual=200, block=200, least=90)
+    plain, out = onnx.load(source), tmp_path / "least.onnx"
+    model = least_graph(plain, SIZE)
+    onnx.save(model, out)
+    assert read_onnx_header(out).metadata[LEAN_KEY] == "least"
+    assert spec_from_onnx(out).resize.size == SIZE
+    assert live_set(model).peak_bytes < live_set(fix_size(plain, SIZE)).peak_bytes
+    frames = random_frames(1, SIZE.height, SIZE.width, seed=6)
+    found = OrtEngine(out, OrtOptions(threads=1)).session().run({"image": frames})["logits"]
+    np.testing.assert_array_equal(found, logits_of(plain, frames))
 
 
 def test_frames_of_any_size_give_the_same_masks(

@@ -12,15 +12,16 @@ from segformer_deploy.bench.latency import percentile
 from segformer_deploy.bench.report.fields import (
     MIB,
     first,
+    items,
     mapping,
     number,
-    numbers,
     positive,
     size_text,
     text,
     texts,
     whole,
 )
+from segformer_deploy.bench.report.left_out import values_left_out
 from segformer_deploy.bench.report.machine import machine_from_dict
 from segformer_deploy.bench.report.model import Accuracy, Case, Limit, Machine
 
@@ -35,7 +36,7 @@ def case_from_bench(data: Mapping[str, Any], source: str) -> Case:
     case = Case(
         source=source,
         run=_run(data, source),
-        machine=machine_from_dict(data.get("machine")),
+        machine=machine_from_dict(data.get("machine"), data.get("clocks")),
         engine=engine,
         variant=text(first(asked, "variant")) or text(data.get("variant")) or _variant(engine),
         size=size_text(data.get("size")) or size_text(asked.get("size")),
@@ -47,26 +48,36 @@ def case_from_bench(data: Mapping[str, Any], source: str) -> Case:
         limit=_limit(mapping(data.get("limit"))),
         weights=weights_from(data.get("weights")),
         classes=whole(data.get("classes")) or None,
+        video=text(first(mapping(data.get("video")), "source")) or text(asked.get("source")),
+        drawn=asked.get("draw") is not False,
         notes=texts(data.get("notes")),
-        warnings=texts(data.get("warnings")),
+        warnings=(*texts(data.get("warnings")), *values_left_out(data)),
         error=error_text(data.get("error")),
+        asked=asked,
     )
     return case if case.error else _with_figures(case, data)
 
 
+def _stages(data: Mapping[str, Any]) -> dict[str, float]:
+    """Medians; of a source's frames from capture to drawn picture."""
+    video = mapping(mapping(data.get("video")).get("stages_ms"))
+    medians = {name: mapping(found).get("p50") for name, found in video.items()}
+    return {
+        str(name): value
+        for name, found in (medians or mapping(data.get("stages_ms"))).items()
+        if (value := positive(found)) is not None
+    }
+
+
 def _with_figures(case: Case, data: Mapping[str, Any]) -> Case:
     stated = mapping(data.get("latency_ms"))
-    samples = [value for value in numbers(data.get("samples_ms")) if value > 0]
+    samples = [ms for ms in map(positive, items(data.get("samples_ms"))) if ms is not None]
     case = replace(
         case,
         samples=len(samples),
         warmup=whole(data.get("warmup")),
         first_ms=positive(data.get("first_ms")),
-        stages={
-            str(name): value
-            for name, found in mapping(data.get("stages_ms")).items()
-            if (value := positive(found)) is not None
-        },
+        stages=_stages(data),
         peak_mib=positive(data.get("peak_rss_mib")),
         joules=positive(mapping(data.get("energy")).get("joules_per_frame")),
         accuracy=_own_accuracy(case, data),
@@ -115,7 +126,7 @@ def case_from_estimate(data: Mapping[str, Any], source: str) -> Case:
         estimated=True,
         basis=_error_of_estimate(mapping(data.get("error"))),
         notes=texts(data.get("notes")),
-        warnings=texts(data.get("warnings")),
+        warnings=(*texts(data.get("warnings")), *values_left_out(data)),
     )
 
 
@@ -166,17 +177,38 @@ def with_accuracies(cases: tuple[Case, ...], accuracies: tuple[Accuracy, ...]) -
 
 
 def with_machines(cases: Sequence[Case]) -> list[Case]:
-    """A case whose file names no machine gets that of its run, where the run has only one."""
+    """A case whose file names no machine gets that of its run, where the run has only one.
+
+    So does, first, one that failed before its power mode was read: from the same machine.
+    """
+    moded = [
+        replace(case, machine=_in_its_mode(case, cases))
+        if case.error and not case.machine.power_mode
+        else case
+        for case in cases
+    ]
     machines: dict[str, dict[Any, Machine]] = {}
-    for case in cases:
+    for case in moded:
         if case.machine.said and not case.estimated:
             machines.setdefault(case.run, {})[case.machine.key] = case.machine
     return [
         case
         if case.machine.said or len(machines.get(case.run, {})) != 1
         else replace(case, machine=next(iter(machines[case.run].values())))
-        for case in cases
+        for case in moded
     ]
+
+
+def _in_its_mode(case: Case, cases: Sequence[Case]) -> Machine:
+    """The same machine in the one power mode that its run tells; as it is where it is not one."""
+    own = case.machine
+    modes = {
+        other.machine.power_mode: other.machine
+        for other in cases
+        if other.run == case.run and other.machine.key[:-1] == own.key[:-1]
+    }
+    modes.pop("", None)
+    return next(iter(modes.values())) if len(modes) == 1 and own.said else own
 
 
 def path_key(path: str) -> str:

@@ -6,10 +6,11 @@ import shlex
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
-from segformer_deploy.bench.report.fields import text
+from segformer_deploy.bench.report.fields import MIB, number, positive, text
 from segformer_deploy.bench.report.model import Case, Results
 from segformer_deploy.bench.report.parts import Commands
 
+_SIZED = ("test:", "camera:", "csi:", "/dev/video")
 _BACKENDS = ("native", "onnxruntime", "tensorrt", "tensorrt-rtx")
 
 
@@ -42,22 +43,63 @@ def commands_of_results(results: Results) -> list[Commands]:
 
 
 def bench_command(case: Case) -> str:
-    """The `segdeploy bench` line of one case, quoted for a shell."""
+    """The `segdeploy bench` line of one case, quoted for a shell.
+
+    Options that change figures are as the file's `case` has them. What was left to a default that
+    another machine or release may set otherwise (threads, runs, the backend) is as it came out.
+    """
+    asked = case.asked
     words = ["segdeploy", "bench", case.engine or "ENGINE"]
-    for option, value in (("--size", case.size), ("--frame", case.frame)):
+    # A network that keeps its own rule of sizes was given none, and a film has a size of its own.
+    size = text(asked["size"]) if "size" in asked else case.size
+    frame = text(asked["frame"]) if "frame" in asked else case.frame
+    if case.video and not case.video.startswith(_SIZED):
+        frame = ""
+    seconds = positive(asked.get("seconds"))
+    runs = asked.get("runs") or (None if seconds else case.samples or None)
+    for option, value in (
+        ("--source", case.video),
+        ("--size", size),
+        ("--frame", frame),
+        ("--threads", _number(case.threads)),
+        ("--backend", case.library if case.library in _BACKENDS else ""),
+        ("--provider", case.provider),
+        ("--device", _unless(asked.get("device"), "auto")),
+        ("--runs", _number(runs)),
+        ("--seconds", _number(seconds)),
+        ("--warmup", _number(case.warmup)),
+        ("--memory-limit", size_for_option(case.limit.mib) if case.limit else ""),
+    ):
         words += [option, value] if value else []
-    if case.threads is not None:
-        words += ["--threads", str(case.threads)]
-    if case.library in _BACKENDS:
-        words += ["--backend", case.library]
-    if case.samples:
-        words += ["--runs", str(case.samples)]
-    if case.warmup is not None:
-        words += ["--warmup", str(case.warmup)]
-    if case.limit is not None:
-        words += ["--memory-limit", f"{case.limit.mib:.0f}M"]
+    flags = (
+        ("--no-draw", bool(case.video) and not case.drawn),
+        ("--no-arena", not case.arena),
+        ("--timed", case.timed),
+        ("--trust", asked.get("trust") is True),
+    )
+    words += [flag for flag, wanted in flags if wanted]
     name = PurePosixPath(case.source).name
     return f"{shlex.join(words)} --json > {shlex.quote(name)}"
+
+
+def size_for_option(mib: float) -> str:
+    """`128M`, and below or between whole MiB `512K` or plain bytes: exactly what was set."""
+    size = round(mib * MIB)
+    for unit, name in ((MIB, "M"), (1 << 10, "K")):
+        if size % unit == 0:
+            return f"{size // unit}{name}"
+    return str(size)
+
+
+def _number(value: object) -> str:
+    """Without a loss of digits; "" for what is none."""
+    found = number(value)
+    return "" if found is None else repr(int(found) if found.is_integer() else found)
+
+
+def _unless(value: object, usual: str) -> str:
+    found = text(value)
+    return "" if found == usual else found
 
 
 def _engines_of_random(cases: Sequence[Case]) -> tuple[str, ...]:

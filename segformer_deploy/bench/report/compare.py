@@ -14,8 +14,13 @@ _PARTS: tuple[tuple[str, Callable[[Case], str]], ...] = (
     ("precision", lambda case: case.precision),
     ("backend", lambda case: case.library),
     ("threads", lambda case: _threads(case.threads)),
-    ("frame", lambda case: f"frame {case.frame}" if case.frame else ""),
+    ("frame", lambda case: _frame(case)),
+    ("video", lambda case: f"of {case.video}" if case.video else ""),
     ("device", lambda case: f"on {case.device}" if case.device else ""),
+    ("provider", lambda case: f"provider {case.provider}" if case.provider else ""),
+    ("arena", lambda case: "" if case.arena else "no arena"),
+    ("timed", lambda case: "stages timed" if case.timed else ""),
+    ("drawn", lambda case: "" if case.drawn else "no drawing"),
     (
         "limit",
         lambda case: (
@@ -66,6 +71,11 @@ def _name(case: Case, parts: Sequence[Callable[[Case], str]]) -> str:
     return name
 
 
+def _frame(case: Case) -> str:
+    """The frame's size; left out where the network sees the frame as it is."""
+    return f"frame {case.frame}" if case.frame and case.frame != case.size else ""
+
+
 def _threads(threads: int | None) -> str:
     return "" if threads is None else f"{threads} thread{'s' if threads != 1 else ''}"
 
@@ -91,6 +101,7 @@ def _alike(case: Case, other: Case) -> bool:
 def _ground(case: Case) -> tuple[object, ...]:
     return (
         case.machine.key, case.run, case.estimated, case.variant, case.size, case.frame,
-        case.library, case.threads, case.device,
+        case.library, case.threads, case.device, case.video, case.drawn, case.provider,
+        case.arena, case.timed,
         case.limit.mib if case.limit and case.limit.enforced else None,
     )  # fmt: skip

@@ -65,7 +65,7 @@ def _subtitle(results: Results, groups: Sequence[Group], when: str) -> str:
         f"{failed} that failed" if failed else "",
         _many(len(results.others), "other result") if results.others else "",
     ]
-    real = sum(not all(case.estimated for case in group.cases) for group in groups)
+    real = len({group.machine.key[:-1] for group in groups if not group.estimated})
     parts = [
         ", ".join(filter(None, counts)),
         _many(real, "machine") if real else "",
@@ -88,10 +88,10 @@ def _callouts(results: Results, groups: Sequence[Group]) -> tuple[str, ...]:
             f"{random} of {_many(len(results.cases), 'case')} ran with random weights: their speed "
             "and memory are real, their masks mean nothing."
         )
-    real = [group for group in groups if not all(case.estimated for case in group.cases)]
+    real = [group for group in groups if not group.estimated]
     if len(real) > 1:
         found.append(
-            f"These results come from {len(real)} machines. Each has its own section; no ratio and "
+            f"These results come from {_machines(real)}. Each has its own section; no ratio and "
             "no ranking here spans two of them."
         )
     if any(case.estimated for case in results.cases):
@@ -100,6 +100,12 @@ def _callouts(results: Results, groups: Sequence[Group]) -> tuple[str, ...]:
         names = "file was" if len(results.unread) == 1 else "files were"
         found.append(f"{len(results.unread)} {names} not read; the last section says why.")
     return tuple(found)
+
+
+def _machines(real: Sequence[Group]) -> str:
+    """`3 machines`, or `3 machines and power modes` where one board ran in several."""
+    boards = {group.machine.key[:-1] for group in real}
+    return f"{len(real)} machines" + (" and power modes" if len(boards) < len(real) else "")
 
 
 def _accuracy_section(accuracies: Sequence[Accuracy]) -> Section:

@@ -1,33 +1,38 @@
 """Values out of JSON that others wrote: the right type, or a plain "not there".
 
 A page must not break over one odd value, and an odd value must not look like a figure:
-NaN, infinities, booleans and text are no numbers here.
+NaN, infinities, booleans and text are no numbers here, and neither is what no machine measures:
+1e308 MiB would be infinite at the next product.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
 MIB = 1 << 20
+_LARGEST, _SMALLEST = 1e18, 1e-12
+"""No time, size or count is outside, in whatever unit; the products and ratios of such numbers
+stay finite."""
 
 
 def number(value: Any) -> float | None:
-    """A finite number, else None."""
+    """A number that a figure can be, else None."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
     try:
         found = float(value)
     except OverflowError:
         return None
-    return found if math.isfinite(found) else None
+    return found if math.isfinite(found) and abs(found) <= _LARGEST else None
 
 
 def positive(value: Any) -> float | None:
-    """A finite number above 0, else None: a time, a size."""
+    """A number above 0, else None: a time, a size."""
     found = number(value)
-    return found if found is not None and found > 0 else None
+    return found if found is not None and found >= _SMALLEST else None
 
 
 def whole(value: Any) -> int | None:
@@ -39,7 +44,8 @@ def text(value: Any) -> str:
     """A string, or a number as one; empty for everything else."""
     if isinstance(value, str):
         return value
-    return "" if isinstance(value, bool) or not isinstance(value, (int, float)) else f"{value:g}"
+    found = number(value)
+    return "" if found is None else f"{found:g}"
 
 
 def mapping(value: Any) -> Mapping[str, Any]:
@@ -55,7 +61,7 @@ def texts(value: Any) -> tuple[str, ...]:
 
 
 def numbers(value: Any) -> list[float]:
-    """The finite numbers of a list."""
+    """The numbers of a list."""
     return [found for entry in items(value) if (found := number(entry)) is not None]
 
 
@@ -64,6 +70,12 @@ def size_text(value: Any) -> str:
     if isinstance(value, list) and len(value) == 2:
         return "x".join(text(entry) for entry in value)
     return text(value)
+
+
+def pixels_of(size: str) -> int:
+    """Of `512x1024`; 0 for what is no size."""
+    found = re.fullmatch("([0-9]{1,6})x([0-9]{1,6})", size)
+    return int(found[1]) * int(found[2]) if found else 0
 
 
 def first(data: Mapping[str, Any], *names: str) -> Any:

@@ -8,15 +8,16 @@ from dataclasses import replace
 from segformer_deploy.bench.report import rows as plots
 from segformer_deploy.bench.report import svg
 from segformer_deploy.bench.report.compare import names_of_cases
-from segformer_deploy.bench.report.front import by_miou, comparable, front_of_cases
 from segformer_deploy.bench.report.model import PRECISIONS, Case
 from segformer_deploy.bench.report.parts import Cell, Figure, Table, amount, count, fixed
 from segformer_deploy.bench.report.rows import Row
 from segformer_deploy.bench.report.scale import figure_text
-from segformer_deploy.bench.report.xy import Point, plot
 
 SHAPES = {"fp32": "circle", "fp16": "square", "int8": "triangle"}
-_STAGES = {"preprocess": "stage-a", "infer": "stage-b", "class_map": "stage-c"}
+_STAGES = {
+    "capture": "stage-d", "copy_in": "stage-e", "preprocess": "stage-a", "infer": "stage-b",
+    "segment": "stage-b", "class_map": "stage-c", "copy_out": "stage-e", "draw": "stage-f",
+}  # fmt: skip
 _SHARES_FROM = 8.0
 """Totals further apart than this make bars too short to be read: shares are drawn then."""
 _TIME = "milliseconds per frame"
@@ -79,7 +80,7 @@ def latency_figure(cases: Sequence[Case]) -> Figure | None:
         )
     elif any(case.estimated for case in cases):
         caption += " Hollow: estimated, with the estimate's own range."
-    return Figure("Latency", _joined(caption, common), wide, narrow, table, legend(cases))
+    return Figure("Latency", joined(caption, common), wide, narrow, table, legend(cases))
 
 
 def time_columns(cases: Sequence[Case]) -> tuple[str, str, str]:
@@ -116,11 +117,13 @@ def memory_figure(cases: Sequence[Case]) -> Figure | None:
         "Peak resident memory of the whole process: interpreter, libraries, weights, activations "
         "and buffers. Less is better."
     )
+    if any(case.video for case in shown):
+        caption += " On a source's frames it also holds the libraries that decode and draw."
     if any(case.limit for case in shown):
         caption += " Upright mark: the limit the case ran under; crossed where it was broken."
     if all(case.estimated for case in shown):
         caption = "Estimated memory: on a GPU its own, on a CPU the process's. Less is better."
-    return Figure("Memory", _joined(caption, common), wide, narrow, table, legend(shown, bar=True))
+    return Figure("Memory", joined(caption, common), wide, narrow, table, legend(shown, bar=True))
 
 
 def _memory_row(name: str, case: Case) -> Row:
@@ -146,7 +149,7 @@ def stage_figure(cases: Sequence[Case]) -> Figure | None:
     names, common = names_of_cases(shown)
     stages = list(dict.fromkeys([*_STAGES, *(name for case in shown for name in case.stages)]))
     stages = [name for name in stages if any(name in case.stages for case in shown)]
-    css = {name: _STAGES.get(name, "stage-d") for name in stages}
+    css = {name: _STAGES.get(name, "stage-e") for name in stages}
     drawn = [
         Row(
             name,
@@ -179,73 +182,12 @@ def stage_figure(cases: Sequence[Case]) -> Figure | None:
     keys = tuple(
         (_key(svg.group(css[stage], svg.rect(2, 2, 18, 12, "piece"))), stage) for stage in stages
     )
-    return Figure("Latency by stage", _joined(caption, common), wide, narrow, table, keys)
+    return Figure("Latency by stage", joined(caption, common), wide, narrow, table, keys)
 
 
 def _share(case: Case) -> float | None:
     infer = case.stages.get("infer")
     return None if infer is None else 100 * infer / sum(case.stages.values())
-
-
-def front_figure(cases: Sequence[Case]) -> Figure | None:
-    """Latency against memory; the numbered cases are those that no other beats."""
-    able = [case for case in cases if case.p50 is not None and case.peak_mib is not None]
-    if len(able) < 2:
-        return None
-    names, common = names_of_cases(able)
-    front = front_of_cases(able)
-    numbers = {id(case): index for index, case in enumerate(sorted(front, key=_latency), 1)}
-    points = [
-        Point(
-            case.p50 or 0.0,
-            case.peak_mib or 0.0,
-            f"{name}: {figure_text(case.p50 or 0)} ms, {figure_text(case.peak_mib or 0)} MiB",
-            css_of(case.precision),
-            SHAPES.get(case.precision, "diamond"),
-            case.estimated,
-            numbers.get(id(case), 0),
-        )
-        for name, case in zip(names, able, strict=True)
-    ]
-    wide, narrow = plot(
-        points, "Latency against memory", "milliseconds per frame, p50", "peak memory, MiB"
-    )
-    order = sorted(
-        zip(names, able, strict=True), key=lambda pair: (numbers.get(id(pair[1]), 999), pair[0])
-    )
-    table = Table(
-        "The front, then the others",
-        ("number", "case", "p50 ms", "peak MiB", "mIoU %"),
-        tuple(
-            (
-                count(numbers.get(id(case))),
-                Cell(name, None, badge_of(case)),
-                amount(case.p50),
-                amount(case.peak_mib),
-                fixed(case.miou, 2),
-            )
-            for name, case in order
-        ),
-    )
-    title = "The front: latency, memory, accuracy"
-    return Figure(title, _joined(_front_caption(able), common), wide, narrow, table, legend(able))
-
-
-def _front_caption(able: Sequence[Case]) -> str:
-    text = (
-        "Numbered: no other case is at least as good in latency, memory and accuracy. Nearer to "
-        "the lower left is better. "
-    )
-    if by_miou(comparable(able)):
-        return f"{text}Accuracy is the mIoU."
-    return (
-        f"{text}Without an mIoU of every case, accuracy is taken to follow the variant, then size, "
-        "then precision: an assumption, not a measurement."
-    )
-
-
-def _latency(case: Case) -> float:
-    return case.p50 or 0.0
 
 
 def legend(cases: Sequence[Case], *, bar: bool = False) -> tuple[tuple[str, str], ...]:
@@ -286,5 +228,6 @@ def _missing(case: Case) -> str:
     return case.error.partition(";")[0] if case.error else "no latency in the file"
 
 
-def _joined(caption: str, common: str) -> str:
+def joined(caption: str, common: str) -> str:
+    """The caption, and what all of its cases share."""
     return f"{caption} All: {common}." if common else caption

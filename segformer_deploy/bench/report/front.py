@@ -1,9 +1,12 @@
 """Which cases are worth having: the Pareto front, and the winner of each budget.
 
 A case leaves the front when another of the same machine is at least as good in latency, memory
-and accuracy, and better in one. Accuracy is the mIoU where every case has one from the same
-images; else networks are put in an order: larger variant, then larger size, then wider precision.
-That order is an assumption, not a measurement; `segdeploy fit` makes the same one.
+and accuracy, and better in one. Cases on a source's frames stay out where there are others: their
+process also holds the libraries that decode and draw, and so more memory.
+
+Accuracy is the mIoU where every case has one from the same images; else networks are put in an
+order: larger variant, then larger size, then wider precision. That order is an assumption, not a
+measurement; `segdeploy fit` makes the same one.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from segformer_deploy.bench.report.fields import pixels_of
 from segformer_deploy.bench.report.model import PRECISIONS, Case
 
 MEMORY_BUDGETS_MIB = (64.0, 96.0, 128.0, 192.0, 256.0, 384.0, 512.0, 1024.0, 2048.0, 4096.0)
@@ -47,6 +51,11 @@ def comparable(cases: Sequence[Case]) -> tuple[Case, ...]:
     )
 
 
+def without_sources(cases: Sequence[Case]) -> tuple[Case, ...]:
+    """Those on one frame in memory; all, where each is on a source's frames."""
+    return tuple(case for case in cases if not case.video) or tuple(cases)
+
+
 def by_miou(cases: Sequence[Case]) -> bool:
     """Whether accuracy is measured: every case has an mIoU, all from the same images."""
     tasks = {case.accuracy.task if case.accuracy is not None else None for case in cases}
@@ -57,22 +66,20 @@ def merit(case: Case, scored: bool) -> tuple[Any, ...]:
     """What accuracy is compared by: more is better."""
     if scored:
         return (case.miou or 0.0,)
-    height, _, width = case.size.partition("x")
-    pixels = int(height) * int(width) if height.isdigit() and width.isdigit() else 0
     known = case.precision in PRECISIONS
-    return (case.variant, pixels, -PRECISIONS.index(case.precision) if known else -9)
+    return (case.variant, pixels_of(case.size), -PRECISIONS.index(case.precision) if known else -9)
 
 
 def front_of_cases(cases: Sequence[Case]) -> tuple[Case, ...]:
     """The cases that no other beats, in the order given; of equals all stay."""
-    able = comparable(cases)
+    able = comparable(without_sources(cases))
     scored = by_miou(able)
     return tuple(case for case in able if not any(beats(other, case, scored) for other in able))
 
 
 def beats(one: Case, other: Case, scored: bool) -> bool:
     """Whether `one` is as good as `other` in all three, and better in one."""
-    if one.machine.key != other.machine.key or one.frame != other.frame:
+    if one.machine.key != other.machine.key or _frames(one) != _frames(other):
         return False
     mine, theirs = _costs(one), _costs(other)
     good, wanted = merit(one, scored), merit(other, scored)
@@ -85,8 +92,8 @@ def winners_of_cases(cases: Sequence[Case]) -> Winners | None:
 
     None where fewer than two cases can be compared, or where they segment different frames.
     """
-    able = comparable(cases)
-    if len(able) < 2 or len({case.frame for case in able}) > 1:
+    able = comparable(without_sources(cases))
+    if len(able) < 2 or len({_frames(case) for case in able}) > 1:
         return None
     scored = by_miou(able)
     memory = _useful(MEMORY_BUDGETS_MIB, [_costs(case)[1] for case in able])
@@ -102,6 +109,10 @@ def _best(able: Sequence[Case], mib: float, ms: float, scored: bool) -> Case | N
         key=lambda case: (merit(case, scored), -_costs(case)[0], -_costs(case)[1]),
         default=None,
     )
+
+
+def _frames(case: Case) -> tuple[Any, ...]:
+    return case.frame, case.video, case.drawn
 
 
 def _costs(case: Case) -> tuple[float, float]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any
 
 from segformer_deploy.bench.latency import percentile
 from segformer_deploy.bench.report import rows as plots
-from segformer_deploy.bench.report import svg
 from segformer_deploy.bench.report.fields import (
     first,
     items,
@@ -23,20 +22,20 @@ from segformer_deploy.bench.report.fields import (
     whole,
 )
 from segformer_deploy.bench.report.known_builds import builds, kernels
+from segformer_deploy.bench.report.known_fit import fit_check
 from segformer_deploy.bench.report.known_live import live, stabiliser, what
+from segformer_deploy.bench.report.known_memory import floor, lean_memory, smallest_limit
+from segformer_deploy.bench.report.known_parts import Built, Data, key, percent
+from segformer_deploy.bench.report.known_rivals import rivals
+from segformer_deploy.bench.report.known_scores import receptive_field, resolution
+from segformer_deploy.bench.report.known_tiles import tiles
 from segformer_deploy.bench.report.machine import machine_from_dict
 from segformer_deploy.bench.report.model import Other
-from segformer_deploy.bench.report.parts import Block, Cell, Figure, Section, Table, amount, fixed
+from segformer_deploy.bench.report.parts import Cell, Figure, Section, Table, amount, fixed
 from segformer_deploy.bench.report.rows import Row
 from segformer_deploy.bench.report.scale import figure_text
 
-Data = Mapping[str, Any]
-_KEYS = (
-    (f'<svg viewBox="0 0 22 16" aria-hidden="true">{svg.group("ours", svg.mark("circle", 11, 8))}'
-     "</svg>", "ours"),
-    (f'<svg viewBox="0 0 22 16" aria-hidden="true">{svg.group("peer", svg.mark("square", 11, 8))}'
-     "</svg>", "another engine or project"),
-)  # fmt: skip
+_KEYS = (key("ours", "circle", "ours"), key("peer", "square", "another engine or project"))
 
 
 def section_of_other(other: Other, index: int = 0) -> Section:
@@ -45,7 +44,7 @@ def section_of_other(other: Other, index: int = 0) -> Section:
     anchor = f"other-{index + 1}"
     try:
         title, leads, blocks = build(other.data)
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError):
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError):
         title, leads, blocks = other.source, ("Its content is not what this kind holds.",), ()
     leads = (*leads, f"From {other.source}; its figures are of its own machine and run.")
     machine = machine_from_dict(other.data.get("machine"))
@@ -60,9 +59,6 @@ def section_of_other(other: Other, index: int = 0) -> Section:
     if mapping(other.data.get("task")).get("weights") == "random":
         callouts.append("Random weights: speed and memory are real, masks mean nothing.")
     return Section(anchor, title, tuple(leads), tuple(callouts), facts, blocks=tuple(blocks))
-
-
-Built = tuple[str, tuple[str, ...], tuple[Block, ...]]
 
 
 def _peers(data: Data) -> Built:
@@ -82,7 +78,7 @@ def _peers(data: Data) -> Built:
                     for key in ("median", "p10", "p90")
                 ),
                 amount(number(entry.get("peak_mb"))),
-                fixed(_percent(mapping(entry.get("agreement")).get("identical")), 4),
+                fixed(percent(mapping(entry.get("agreement")).get("identical")), 4),
             )
             for entry in entries
         ),
@@ -136,7 +132,7 @@ def _int8_peers(data: Data) -> Built:
                 fixed(number(score.get("miou")), 2),
                 fixed(number(score.get("agreement")), 2),
                 amount(_spread(mapping(entry.get("time")))[1]),
-                fixed(_percent(mapping(entry.get("int8")).get("share")), 1),
+                fixed(percent(mapping(entry.get("int8")).get("share")), 1),
             )
         )
     table = Table(
@@ -235,11 +231,6 @@ def _mib(value: Any) -> float | None:
     return None if found is None else found / (1 << 20)
 
 
-def _percent(value: Any) -> float | None:
-    found = number(value)
-    return None if found is None else 100 * found
-
-
 _BUILDERS: dict[str, Callable[[Data], Built]] = {
     "peers": _peers,
     "int8-peers": _int8_peers,
@@ -250,6 +241,14 @@ _BUILDERS: dict[str, Callable[[Data], Built]] = {
     "live-latency": live,
     "stabiliser": stabiliser,
     "what": what,
+    "floor": floor,
+    "lean-memory": lean_memory,
+    "smallest-limit": smallest_limit,
+    "resolution": resolution,
+    "receptive-field": receptive_field,
+    "rivals": rivals,
+    "fit-check": fit_check,
+    "tiles": tiles,
 }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from segformer_deploy.bench.report.fields import mapping, number, positive, text, whole
+from segformer_deploy.bench.report.fields import first, mapping, number, positive, text, whole
 from segformer_deploy.bench.report.model import Machine
 
 LOAD = "load before"
@@ -13,20 +13,25 @@ _SHOWN = (
     ("platform", ("platform", "system")),
     ("Python", ("python",)),
     (LOAD, ("load_average",)),
-    ("power mode", ("power_mode", "nvpmodel", "governor")),
     ("GPU", ("gpu",)),
 )
 
 
-def machine_from_dict(value: Any) -> Machine:
+def machine_from_dict(value: Any, clocks: Any = None) -> Machine:
     """The machine as a benchmark wrote it; one that says nothing becomes "unknown machine".
 
     Two results come from the same machine where processor, cores, memory (to 0.1 GiB: the
-    kernel's own share differs from boot to boot), platform and GPU are the same.
+    kernel's own share differs from boot to boot), platform, GPU and power mode are the same: one
+    board in two power modes is as fast as two boards.
+
+    Args:
+        clocks: the object of that name beside it, which holds the power mode.
     """
-    if isinstance(value, str) and value:
-        return Machine(value, ("named", value))
     data = mapping(value)
+    mode = text(first(mapping(clocks), "power_mode")) or text(first(data, "power_mode", "nvpmodel"))
+    shown = (("power mode", mode),) if mode else ()
+    if isinstance(value, str) and value:
+        return Machine(value, ("named", value, mode), shown, power_mode=mode)
     name = text(data.get("cpu")) or text(data.get("processor")) or text(data.get("name"))
     cores = whole(data.get("cores_usable")) or whole(data.get("cores"))
     mib = _memory_mib(data)
@@ -47,8 +52,8 @@ def machine_from_dict(value: Any) -> Machine:
     peaks = mapping(data.get("peaks"))
     return Machine(
         name=name or "unknown machine",
-        key=(name, cores, gib, platform, text(data.get("gpu"))),
-        facts=tuple(facts),
+        key=(name, cores, gib, platform, text(data.get("gpu")), mode),
+        facts=(*facts, *shown),
         versions={
             library: text(version) for library, version in mapping(data.get("versions")).items()
         },
@@ -56,6 +61,8 @@ def machine_from_dict(value: Any) -> Machine:
         peak_gb_s=positive(peaks.get("gb_per_s")),
         peaks_from=text(peaks.get("source")),
         said=bool(name or cores or platform),
+        power_mode=mode,
+        load=number(data.get("load_average")),
     )
 
 

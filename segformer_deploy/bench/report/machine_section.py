@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from segformer_deploy.bench.report.compare import names_of_cases, speed_over_fp32
 from segformer_deploy.bench.report.figures import (
     badge_of,
-    front_figure,
     latency_figure,
     memory_figure,
     stage_figure,
     time_columns,
 )
 from segformer_deploy.bench.report.front import winners_of_cases
+from segformer_deploy.bench.report.front_figure import front_figure
 from segformer_deploy.bench.report.machine import LOAD
 from segformer_deploy.bench.report.model import Case, Group, Other
 from segformer_deploy.bench.report.parts import (
@@ -51,6 +51,7 @@ def section_of_group(group: Group, others: Sequence[Other], index: int) -> Secti
     if not estimated:
         cores = dict(group.machine.facts).get("cores for the process")
         name += f", {cores} cores" if cores else ""
+        name += f", {group.machine.power_mode}" if group.machine.power_mode else ""
     return Section(
         f"machine-{index + 1}",
         ("Estimated: " + name if alone else "Estimated devices") if estimated else name,
@@ -88,8 +89,8 @@ def _facts(group: Group) -> tuple[tuple[str, str], ...]:
 
 def _loads(group: Group) -> list[float]:
     """The load average before each case that states one."""
-    found = (dict(case.machine.facts).get(LOAD) for case in group.cases)
-    return [float(load) for load in found if load is not None]
+    found = (case.machine.load for case in group.cases)
+    return [load for load in found if load is not None]
 
 
 def _tiles(group: Group) -> tuple[tuple[str, str, str], ...]:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from segformer_deploy.bench.report.fields import pixels_of
+
 PRECISIONS = ("fp32", "fp16", "int8")
 """From the widest to the narrowest; the order in which they are shown."""
 
@@ -17,12 +19,15 @@ class Machine:
     Attributes:
         name: the processor or board.
         facts: label -> text, in the order in which they are shown.
-        key: what makes two machines the same; versions of libraries are not part of it.
+        key: what makes two machines the same, the power mode last; versions of libraries are not
+            part of it.
         versions: library -> version.
         peak_gmac_s: the most 10^9 multiply-accumulates a second that it can do, where known.
         peak_gb_s: the most 10^9 bytes a second that its memory gives, where known.
         peaks_from: where these two come from, in words.
         said: False where the file tells nothing of its machine.
+        load: the load average before the run.
+        power_mode: what holds its clocks, such as ``15W (0)``; "" where there is none.
     """
 
     name: str
@@ -33,6 +38,8 @@ class Machine:
     peak_gb_s: float | None = None
     peaks_from: str = ""
     said: bool = True
+    power_mode: str = ""
+    load: float | None = None
 
 
 @dataclass(frozen=True)
@@ -89,6 +96,10 @@ class Case:
         samples: how many runs the percentiles come from; 0 where the file holds none.
         stages: stage -> median, in ms.
         peak_mib: peak resident memory of the process in MiB; of an estimate, what it foresees.
+        video: the source whose frames were segmented, "" for one frame in memory. `stages` then
+            go from capture to drawn picture; the percentiles are of the same part as ever.
+        drawn: whether the overlay of a source's frames was drawn.
+        asked: the file's `case`: what `bench` was asked for, by the names of its options.
         weights: "random", "trained", or "" where the file does not say.
         error: why there is no figure; empty where there is one.
     """
@@ -123,6 +134,25 @@ class Case:
     warnings: tuple[str, ...] = ()
     accuracy: Accuracy | None = None
     device: str = ""
+    video: str = ""
+    drawn: bool = True
+    asked: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def arena(self) -> bool:
+        """Whether freed memory was kept; so where the file does not say."""
+        return self.asked.get("arena") is not False
+
+    @property
+    def timed(self) -> bool:
+        """Whether each stage was timed on the GPU, which goes without CUDA graphs."""
+        return self.asked.get("timed") is True
+
+    @property
+    def provider(self) -> str:
+        """ONNX Runtime's, where it is not the usual one."""
+        found = self.asked.get("provider")
+        return found if isinstance(found, str) and found != "cpu" else ""
 
     @property
     def library(self) -> str:
@@ -141,11 +171,17 @@ class Case:
     @property
     def order(self) -> tuple[Any, ...]:
         """Variants, then sizes by pixels, then from the widest precision to the narrowest."""
-        height, _, width = self.size.partition("x")
-        pixels = int(height) * int(width) if height.isdigit() and width.isdigit() else 0
         rank = PRECISIONS.index(self.precision) if self.precision in PRECISIONS else 9
         device = self.machine.name if self.estimated else ""
-        return (device, self.variant, pixels, self.estimated, self.library, rank, self.threads or 0)
+        return (
+            device,
+            self.variant,
+            pixels_of(self.size),
+            self.estimated,
+            self.library,
+            rank,
+            self.threads or 0,
+        )
 
 
 @dataclass(frozen=True)

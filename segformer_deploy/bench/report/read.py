@@ -50,6 +50,14 @@ _OTHERS: tuple[tuple[str, Callable[[Entry], bool]], ...] = (
     ("live-latency", lambda d: d.get("what") == "live_latency" and "age_ms" in d),
     ("stabiliser", _has("settings", "runs", "kernels")),
     ("kernels", _has("basis", "kernels", "sources_sha256")),
+    ("floor", _has("points", "budgets", "prior_miou")),
+    ("fit-check", lambda d: _has("grid", "budgets")(d) and "picked" in d["budgets"][0]),
+    ("lean-memory", lambda d: _has("pieces", "sizes")(d) and "same_masks" in d["sizes"][0]),
+    ("smallest-limit", lambda d: _has("timeout_seconds", "sizes")(d) and "forms" in d["sizes"][0]),
+    ("resolution", _has("trained_at", "sizes", "images")),
+    ("receptive-field", lambda d: _has("precisions", "task")(d) and "shares" in d["task"]),
+    ("rivals", _has("counts", "floor_mb", "setr", "results")),
+    ("tiles", lambda d: d.get("what") == "tiles" and "tiling" in d["cases"][0]),
     ("what", lambda d: isinstance(d.get("what"), str)),
 )
 
@@ -65,7 +73,7 @@ def read_results(folder: Path) -> Results:
             "a folder with results as JSON files",
             f"segdeploy bench --json > {folder}/bench.json",
         )
-    paths = sorted(_json_files(folder))
+    paths = result_files(folder)
     if not paths:
         raise InputError(
             f"no .json file under {folder}",
@@ -91,6 +99,11 @@ def read_results(folder: Path) -> Results:
     return Results(
         str(folder), len(paths), matched, tuple(accuracies), tuple(others), tuple(unread)
     )
+
+
+def result_files(folder: Path) -> list[Path]:
+    """The files that `read_results` reads, in the order of the names."""
+    return sorted(_json_files(folder))
 
 
 class _UnreadError(Exception):
@@ -169,7 +182,7 @@ def _read_entry(data: Entry, source: str) -> Case | Accuracy | Other:
         try:
             if fits(data):
                 return Other(source, kind, data)
-        except (TypeError, KeyError):
+        except (TypeError, KeyError, IndexError):
             continue  # a key that we know, with something else behind it
     keys = ", ".join(list(map(str, data))[:6]) or "none"
     raise _UnreadError(f"no kind of result that this command knows; its keys: {keys}")

@@ -127,7 +127,9 @@ def _margins(layout: Layout, rows: Sequence[Row]) -> tuple[float, float]:
         return 8.0, 14.0
     names = max((len(row.name) for row in rows), default=0) * svg.CHARACTER
     figures = [len(row.text) for row in rows if row.middle is not None]
-    return min(names, 330.0) + 16.0, min(max(figures, default=0) * svg.CHARACTER, 250.0) + 18.0
+    # Figures are bold, and so wider.
+    bold = max(figures, default=0) * svg.CHARACTER * 1.15
+    return min(names, 330.0) + 16.0, min(bold, 250.0) + 18.0
 
 
 def _axis(layout: Layout, scale: Scale, axis: str, height: float) -> str:

@@ -30,6 +30,7 @@ def _group(group: Group) -> dict[str, Any]:
     name_of = {id(case): name for case, name in zip(group.cases, names, strict=True)}
     return {
         "machine": "estimates" if group.estimated else group.machine.name,
+        "power_mode": group.machine.power_mode or None,
         "estimated": group.estimated,
         "facts": {} if group.estimated else dict(group.machine.facts),
         "cases": [_case(case, name_of[id(case)], group) for case in group.cases],

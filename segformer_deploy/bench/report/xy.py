@@ -11,7 +11,10 @@ from segformer_deploy.bench.report.scale import Scale, scale_from_values, tick_t
 
 @dataclass(frozen=True)
 class Point:
-    """A mark. `number` ties it to its row in the table; 0 for one that is not numbered."""
+    """A mark. `number` ties it to its row in the table; 0 for one that is not numbered.
+
+    `quiet`: one without a number is drawn smaller and fainter.
+    """
 
     x: float
     y: float
@@ -20,6 +23,7 @@ class Point:
     shape: str
     hollow: bool = False
     number: int = 0
+    quiet: bool = True
 
 
 @dataclass(frozen=True)
@@ -42,10 +46,15 @@ def plot(
     *,
     lines: Sequence[Line] = (),
     log: bool | None = None,
+    linear_y: bool = False,
 ) -> tuple[str, str]:
-    """Marks and lines, drawn for a wide and a narrow page; axes as `scale_from_values` says."""
+    """Marks and lines, drawn for a wide and a narrow page; axes as `scale_from_values` says.
+
+    `linear_y`: up from 0 whatever `log` says, as percentages are.
+    """
+    logs = (log, False if linear_y else log)
     drawn = [
-        _plot(points, lines, name, (x_axis, y_axis), log, css, width, height, ticks)
+        _plot(points, lines, name, (x_axis, y_axis), logs, css, width, height, ticks)
         for css, width, height, ticks in _SIZES
     ]
     return drawn[0], drawn[1]
@@ -56,7 +65,7 @@ def _plot(
     lines: Sequence[Line],
     name: str,
     axes: tuple[str, str],
-    log: bool | None,
+    logs: tuple[bool | None, bool | None],
     css: str,
     width: float,
     height: float,
@@ -65,8 +74,8 @@ def _plot(
     xs = [point.x for point in points] + [x for line in lines for x, _ in line.points]
     ys = [point.y for point in points] + [y for line in lines for _, y in line.points]
     bottom = height - 48
-    x_scale = scale_from_values(xs, 50, width - 18, log=log, most=ticks)
-    y_scale = scale_from_values(ys, bottom, 32, log=log, most=6)
+    x_scale = scale_from_values(xs, 50, width - 18, log=logs[0], most=ticks)
+    y_scale = scale_from_values(ys, bottom, 32, log=logs[1], most=6)
     body = [_grid(x_scale, y_scale, axes, ticks)]
     for line in lines:
         corners = [(x_scale.at(x), y_scale.at(y)) for x, y in line.points]
@@ -75,8 +84,9 @@ def _plot(
             x, y = corners[-1]
             body.append(svg.words(x - 2, y - 7, line.name, "tick", "end"))
     taken = [(x_scale.at(p.x), y_scale.at(p.y) + 4) for p in points if p.number]
+    small = [(x_scale.at(p.x), y_scale.at(p.y) + 4) for p in points if not p.number]
     for point in sorted(points, key=lambda entry: entry.number > 0):
-        body.append(_mark(point, x_scale, y_scale, taken))
+        body.append(_mark(point, x_scale, y_scale, taken, small))
     return svg.picture(width, height, name, "".join(body), css)
 
 
@@ -105,11 +115,19 @@ def _grid(x_scale: Scale, y_scale: Scale, axes: tuple[str, str], ticks: int) -> 
     return "".join(parts)
 
 
-def _mark(point: Point, x_scale: Scale, y_scale: Scale, taken: list[tuple[float, float]]) -> str:
+def _mark(
+    point: Point,
+    x_scale: Scale,
+    y_scale: Scale,
+    taken: list[tuple[float, float]],
+    small: list[tuple[float, float]],
+) -> str:
+    """The mark and its number, which keeps off what is `taken` and, where it can, `small` marks."""
     x, y = x_scale.at(point.x), y_scale.at(point.y)
     css = point.css + (" hollow" if point.hollow else "")
     if not point.number:
-        return svg.group(f"{css} behind", svg.mark(point.shape, x, y, 4.5), title=point.name)
+        css += " behind" if point.quiet else ""
+        return svg.group(css, svg.mark(point.shape, x, y, 4.5), title=point.name)
     places = [(0, -11), (14, 4), (-14, 4), (0, 20), (13, -9), (-13, -9), (13, 17), (-13, 17)]
     inside = [
         (x + dx, y + dy)
@@ -117,6 +135,8 @@ def _mark(point: Point, x_scale: Scale, y_scale: Scale, taken: list[tuple[float,
         if x_scale.start + 6 < x + dx < x_scale.end - 2 and y_scale.end < y + dy < y_scale.start
     ]
     free = [spot for spot in inside if all(_apart(spot, other) for other in taken)]
+    # A stable sort: of the spots that touch no small mark the first, else the first of all.
+    free.sort(key=lambda spot: not all(_apart(spot, other) for other in small))
     number = ""  # where there is no room the pointer and the table tell
     if free:
         taken.append(free[0])

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
 from segformer_deploy.engine.cores import usable_cores
-from segformer_deploy.engine.native.library import Library, load_library
+from segformer_deploy.engine.native.library import Library, Step, load_library
 from segformer_deploy.engine.native.plain import unsupported
 from segformer_deploy.engine.native.program import Program
 from segformer_deploy.engine.native.reader import network_from_graph
+from segformer_deploy.engine.native.strips import decoder_of_rows, strip_rows
 from segformer_deploy.engine.native.weights import Network
 from segformer_deploy.engine.onnx_file import read_onnx_header
 from segformer_deploy.engine.onnx_graph import read_onnx_graph
@@ -61,6 +64,23 @@ class NativeEngine:
         self.network = None
 
 
+@contextmanager
+def _memory_for(shape: Shape) -> Iterator[None]:
+    try:
+        yield
+    except MemoryError as error:
+        raise RunError(
+            f"no memory for an input of {shape[0]}x{shape[1]}x{shape[2]} ({error})",
+            "buffers for every stage",
+            "use a smaller --size or a smaller batch",
+        ) from error
+
+
+def _check_status(status: int) -> None:
+    if status:
+        raise MemoryError("no memory for a kernel's scratch")
+
+
 class NativeSession:
     """One stream of work: threads and buffers of its own."""
 
@@ -75,45 +95,70 @@ class NativeSession:
         self._logits = np.empty((0, 0, 0, 0), np.float32)
 
     def run(self, arrays: Arrays) -> dict[str, Array]:
+        image = self._checked(arrays)
+        wanted = self._engine.output_shapes({"image": image.shape})["logits"]
+        with _memory_for(image.shape):
+            program = self._prepared(image.shape)
+            if self._logits.shape != wanted:
+                self._logits = np.empty(wanted, np.float32)
+            for frame, logits in zip(image, self._logits, strict=True):
+                self._run(program, frame, logits.ctypes.data)
+        return {"logits": self._logits}
+
+    def strips(self, arrays: Arrays) -> Iterator[tuple[int, Array]]:
+        """Run one frame and give its logits from the top: (first row, `[classes, rows, w]`).
+
+        Neighbouring strips share one row; each array is valid until the next one.
+        """
+        image = self._checked(arrays)
+        if len(image) != 1:
+            raise RunError(f"{len(image)} frames in strips", "one at a time")
+        classes, height, width = self._engine.output_shapes({"image": image.shape})["logits"][1:]
+        parts = list(strip_rows(height, width, classes, self._engine.threads))
+        most = max(end - first for first, end in parts)
+        with _memory_for(image.shape):
+            program = self._prepared(image.shape)
+            if self._logits.size != classes * most * width:
+                self._logits = np.empty((1, classes, most, width), np.float32)
+            whole = self._logits.ctypes.data if len(parts) == 1 else None
+            self._run(program, image[0], whole)
+        if whole is not None:
+            yield 0, self._logits.reshape(classes, most, width)
+            return
+        for first, end in parts:
+            shape = classes, end - first, width
+            rows = self._logits.reshape(-1)[: classes * (end - first) * width].reshape(shape)
+            step = decoder_of_rows(program.decoder, first, end, rows.ctypes.data)
+            with _memory_for(image.shape):
+                _check_status(
+                    self._library.run(self._open_pool(), Step(step.kind, ctypes.addressof(step)), 1)
+                )
+            yield first, rows
+
+    def _checked(self, arrays: Arrays) -> Array:
         if self._network is None:
             raise RunError("a closed session was run", "an open one")
         image = checked_image(arrays)
-        batch, height, width, _ = image.shape
+        height, width = image.shape[1:3]
         if min(height, width) < SMALLEST_NETWORK_SIDE:
             raise RunError(
                 f"an input of {height}x{width}",
                 f"at least {SMALLEST_NETWORK_SIDE} pixels on each side",
             )
-        try:
-            self._prepare(image.shape)
-            assert self._program is not None
-            for index in range(batch):
-                status = self._program.run(
-                    self._library.run,
-                    self._open_pool(),
-                    image[index].ctypes.data,
-                    self._logits[index].ctypes.data,
-                )
-                if status:
-                    raise MemoryError("no memory for a kernel's scratch")
-        except MemoryError as error:
-            raise RunError(
-                f"no memory for an input of {batch}x{height}x{width} ({error})",
-                "buffers for every stage",
-                "use a smaller --size or a smaller batch",
-            ) from error
-        return {"logits": self._logits}
+        return image
 
-    def _prepare(self, shape: Shape) -> None:
+    def _prepared(self, shape: Shape) -> Program:
         assert self._network is not None
         size = shape[1], shape[2]
         if self._program is None or self._size != size:
             self._program = None  # first free, then take
             self._program = Program(self._network, self._library.panel, *size)
             self._size = size
-        wanted = self._engine.output_shapes({"image": shape})["logits"]
-        if self._logits.shape != wanted:
-            self._logits = np.empty(wanted, np.float32)
+        return self._program
+
+    def _run(self, program: Program, frame: Array, logits: int | None) -> None:
+        run, pool = self._library.run, self._open_pool()
+        _check_status(program.run(run, pool, frame.ctypes.data, logits))
 
     def _open_pool(self) -> int:
         # A forked child inherits the pool's memory without its threads.

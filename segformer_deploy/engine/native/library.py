@@ -18,7 +18,13 @@ from segformer_deploy.errors import BackendError
 ABI = 4
 """Number of the kernels' interface; a library with another one is not used."""
 VARIABLE = "SEGDEPLOY_NETWORK"
-"""``baseline`` takes the variant for the oldest processors, for comparison."""
+"""Takes another variant than the processor's best, for comparison: one of VARIANTS before it."""
+VARIANTS = ("baseline", "avx2", "avx512")
+"""Each runs wherever one after it does."""
+
+NO_BYTES, FITTING_BYTES, ANY_BYTES = 0, 1, 2
+"""Which integers may be packed as bytes: those of inputs known to lie above 0, or little below,
+where no two neighbours' products leave int16; or any."""
 
 _POINTER = ctypes.c_void_p
 _INT = ctypes.c_int32
@@ -166,12 +172,12 @@ class Library:
 
     Attributes:
         panel: width of a packed weight's panels.
-        bytes: whether integers whose input is known to lie above 0 may be packed as bytes.
+        bytes: NO_BYTES, FITTING_BYTES or ANY_BYTES.
     """
 
     variant: str
     panel: int
-    bytes: bool
+    bytes: int
     run: Callable[..., int]
     open_pool: Callable[[int], int | None]
     close_pool: Callable[[int], None]
@@ -194,11 +200,23 @@ def load_library() -> Library:
     variant = os.environ.get(VARIABLE, "").strip().lower()
     with _lock:
         if variant not in _loaded:
-            _loaded[variant] = _load(library_path(), variant or None)
+            _loaded[variant] = _load(library_path(), variant)
         return _loaded[variant]
 
 
-def _load(path: Path, variant: str | None) -> Library:
+def chosen_variant(asked: str, best: str) -> str:
+    """`asked`, or where nothing is, `best`; BackendError where this processor cannot run it."""
+    runs = VARIANTS[: VARIANTS.index(best) + 1]
+    if asked and asked not in runs:
+        raise BackendError(
+            f"{VARIABLE}={asked} on a processor that runs {best}",
+            " or ".join(reversed(runs)),
+            f"unset {VARIABLE}",
+        )
+    return asked or best
+
+
+def _load(path: Path, variant: str) -> Library:
     if not path.is_file():
         raise BackendError(
             "the package was installed without its compiled network",
@@ -214,20 +232,14 @@ def _load(path: Path, variant: str | None) -> Library:
             )
         code.segdeploy_network_variant.restype = ctypes.c_char_p
         best = code.segdeploy_network_variant().decode()
-        variant = variant or best
+        variant = chosen_variant(variant, best)
         run = getattr(code, f"segdeploy_network_run_{variant}")
         run.argtypes, run.restype = [_POINTER, ctypes.POINTER(Step), _INT], ctypes.c_int
         opened, closed = code.segdeploy_network_pool, code.segdeploy_network_pool_close
         opened.argtypes, opened.restype = [_INT], _POINTER
         closed.argtypes, closed.restype = [_POINTER], None
         panel = int(getattr(code, f"segdeploy_network_panel_{variant}")())
-        as_bytes = bool(getattr(code, f"segdeploy_network_bytes_{variant}")())
-        if variant not in (best, "baseline"):
-            raise BackendError(
-                f"{VARIABLE}={variant} on a processor that runs {best}",
-                f"{best} or baseline",
-                f"unset {VARIABLE}",
-            )
+        as_bytes = int(getattr(code, f"segdeploy_network_bytes_{variant}")())
     except (OSError, AttributeError) as error:
         raise BackendError(
             f"{path.name} does not load: {error}",

@@ -36,7 +36,8 @@ _OWN = {
     "DequantizeLinear": {"axis"},
 }
 _LANES = 8
-"""The widest vector of any variant: maps that are walked by vectors must be multiples of it."""
+"""Maps that are walked by vectors must be multiples of it: of all vectors but AVX-512's, which have
+masks, it is the widest."""
 
 
 def unsupported(found: str) -> BackendError:

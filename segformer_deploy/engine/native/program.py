@@ -53,18 +53,20 @@ class Program:
         first, last = self._arguments[0], self._arguments[-1]
         assert isinstance(first, library.Convolution)
         assert isinstance(last, library.Decoder)
-        self._first, self._last = first, last
+        self._first, self.decoder = first, last
 
     @property
     def bytes(self) -> int:
         """Of the buffers between the steps."""
         return sum(buffer.nbytes for buffer in self._buffers.values())
 
-    def run(self, run: Callable[..., int], pool: int, frame: int, logits: int) -> int:
-        """Run all steps; `frame` and `logits` are addresses. Gives the kernels' status."""
-        self._first.input = frame
-        self._last.logits = logits
-        return run(pool, self._steps, len(self._steps))
+    def run(self, run: Callable[..., int], pool: int, frame: int, logits: int | None) -> int:
+        """Run all steps; `frame` and `logits` are addresses. Gives the kernels' status.
+
+        Without `logits` all but the last, `decoder`, whose copies then give rows (`strips`).
+        """
+        self._first.input, self.decoder.logits = frame, logits
+        return run(pool, self._steps, len(self._steps) - (logits is None))
 
     # Memory -----------------------------------------------------------------------------------
 

@@ -40,10 +40,15 @@ class Steps:
     input_step: float
     least: float = -np.inf
 
-    def offset(self) -> int | None:
-        """What makes unsigned bytes of the inputs, so that no two neighbours' products leave
-        int16 together, as far as the kernels add them first; None where nothing does."""
+    def offset(self, any_pair: bool = False) -> int | None:
+        """What makes unsigned bytes of the inputs; None where nothing does.
+
+        Kernels that add two neighbours' products in int16 first need such as fit into it; others
+        take `any_pair`.
+        """
         offset = int(min(np.rint(-self.least / self.input_step), 128))
+        if any_pair:
+            return offset if self.matrix.shape[0] % 4 == 0 else None
         pairs = self.matrix.astype(np.int32).reshape(-1, 2, self.matrix.shape[1])
         above = np.maximum(pairs, 0).sum(axis=1).max()
         below = np.minimum(pairs, 0).sum(axis=1).min()

@@ -40,6 +40,7 @@ what is left to here."""
 
 def network_from_graph(graph: OnnxGraph, library: Library) -> Network:
     """Pack the weights of `graph`; BackendError where it is not the plain deploy form."""
+    # Packed weights are copies: of what was copied the file's pages need not stay in memory.
     reader = _Reader(graph, library)
     try:
         network = reader.network()
@@ -84,6 +85,7 @@ class _Reader:
     def __init__(self, graph: OnnxGraph, library: Library) -> None:
         self.weights = graph.weights
         self.nodes = {node.name: node for node in graph.nodes}
+        self.release = graph.release
         self.panel, self.bytes = library.panel, library.bytes
         self.used: set[str] = set()
 
@@ -132,14 +134,12 @@ class _Reader:
         matrix = _matrix(weight, integers, matrix_of)
         return steps_from_weight(weight, matrix, scale, zero_point, self.step(value), least)
 
-    def branch_end(
-        self, name: str, weight: Floats | Steps, bias: Floats | None, as_bytes: bool = False
-    ) -> Linear:
+    def branch_end(self, name: str, weight: Floats | Steps, bias: Floats | None) -> Linear:
         """The last product of a branch, whose result may be rounded as well."""
         step = self.step(name) if f"{name}.scale" in self.weights else 0.0
         if step and not isinstance(weight, Steps):
             raise unsupported(f"it rounds '{name}', which is no INT8 product")
-        return Linear(weight, bias, self.panel, step, as_bytes)
+        return Linear(weight, bias, self.panel, step, self.bytes)
 
     # Layers -----------------------------------------------------------------------------------
 
@@ -147,21 +147,20 @@ class _Reader:
         return self.take(f"{name}.bias") if f"{name}.bias" in self.weights else None
 
     def linear(self, name: str, value: str) -> Linear:
-        return Linear(self.weight(name, value, _same), self.bias(name), self.panel)
+        weight = self.weight(name, value, _same)
+        return Linear(weight, self.bias(name), self.panel, as_bytes=self.bytes)
 
     def pointwise(self, name: str, value: str, least: float = -np.inf) -> Linear:
         weight = self.weight(name, value, _of_pixels, least)
-        as_bytes = self.bytes and least > -np.inf
-        return self.branch_end(name, weight, self.take(f"{name}.bias"), as_bytes)
+        return self.branch_end(name, weight, self.take(f"{name}.bias"))
 
     def norm(self, name: str) -> Norm:
         eps = float(self.nodes[name].attributes["epsilon"])
         return Norm(self.take(f"{name}.weight"), self.take(f"{name}.bias"), eps)
 
     def convolution(self, name: str, value: str) -> Convolution:
-        linear = Linear(
-            self.weight(name, value, _of_windows), self.take(f"{name}.bias"), self.panel
-        )
+        weight = self.weight(name, value, _of_windows)
+        linear = Linear(weight, self.take(f"{name}.bias"), self.panel, as_bytes=self.bytes)
         node = self.nodes[name]
         kernel = node.attributes["kernel_shape"][0]
         channels, rest = divmod(linear.inputs, kernel * kernel)
@@ -181,7 +180,7 @@ class _Reader:
         output = f"{attention}.output"
         joined = self.weight(output, f"{attention}.mixed", _same)
         depthwise = self.take(f"{ffn}.depthwise.weight")
-        return Block(
+        made = Block(
             norm1=self.norm(norm1),
             norm2=self.norm(norm2),
             heads=int(split[2]) if len(split) == 4 else 1,
@@ -198,6 +197,8 @@ class _Reader:
             depthwise=np.array(depthwise.reshape(-1, 9).T, order="C"),
             depthwise_bias=np.array(self.take(f"{ffn}.depthwise.bias")),
         )
+        self.release()
+        return made
 
     def stage(self, number: int) -> Stage:
         name, before = f"stage{number}", f"stage{number - 1}.norm"

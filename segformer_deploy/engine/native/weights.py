@@ -39,13 +39,20 @@ def _padded(values: npt.NDArray[Any], panel: int) -> npt.NDArray[Any]:
     return whole
 
 
+def _offset_of(weight: Steps, as_bytes: int) -> int | None:
+    if as_bytes == library.ANY_BYTES:
+        return weight.offset(any_pair=True)
+    # Of inputs as far below 0 as above hardly a weight fits: not worth the look.
+    return weight.offset() if as_bytes and weight.least > -np.inf else None
+
+
 class Linear:
     """x @ weight + bias, packed; `struct` points into this object.
 
     Args:
         weight: [inputs, outputs], in float32 or in integers.
         output_step: of the grid that the result is rounded to; 0: it is not.
-        as_bytes: whether its kernel takes bytes.
+        as_bytes: which integers its kernel takes as bytes (library.py).
     """
 
     def __init__(
@@ -54,7 +61,7 @@ class Linear:
         bias: Floats | None,
         panel: int,
         output_step: float = 0.0,
-        as_bytes: bool = False,
+        as_bytes: int = library.NO_BYTES,
     ) -> None:
         self.quantised = isinstance(weight, Steps)
         self.rounded = output_step > 0
@@ -65,7 +72,7 @@ class Linear:
         if isinstance(weight, Steps):
             self.inputs, self.outputs = weight.matrix.shape
             self.scale, step = _padded(weight.scale, panel), weight.input_step
-            unsigned = weight.offset() if as_bytes else None
+            unsigned = _offset_of(weight, as_bytes)
             self.weight = lanes_from_matrix(weight.matrix, panel, 2 if unsigned is None else 1)
             if unsigned is not None:
                 offset = unsigned
@@ -96,7 +103,7 @@ class Linear:
 class Classifier:
     """The last projection, [classes, channels]: the left side of its product."""
 
-    def __init__(self, weight: Floats | Steps, bias: Floats, as_bytes: bool) -> None:
+    def __init__(self, weight: Floats | Steps, bias: Floats, as_bytes: int) -> None:
         self.quantised = isinstance(weight, Steps)
         # Copied in any case: in the file it may lie at an odd address.
         self.bias = np.array(bias)
@@ -104,7 +111,7 @@ class Classifier:
         self.step, self.bytes = 0.0, False
         self.weight: npt.NDArray[Any]
         if isinstance(weight, Steps):
-            self.bytes = as_bytes and weight.offset() == 0
+            self.bytes = _offset_of(weight, as_bytes) == 0
             integer = np.int8 if self.bytes else np.int16
             self.weight = np.array(weight.matrix.T, integer, order="C")
             self.scale, self.step = weight.scale, weight.input_step

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
+import shlex
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from segformer_deploy.bench.cost import network
 from segformer_deploy.bench.cost_bytes import layer_bytes
+from segformer_deploy.bench.limit import bytes_from_text
 from segformer_deploy.bench.report import rows as plots
 from segformer_deploy.bench.report.cases import case_from_bench, case_from_estimate
-from segformer_deploy.bench.report.commands import bench_command
+from segformer_deploy.bench.report.commands import bench_command, size_for_option
 from segformer_deploy.bench.report.figures import (
     latency_figure,
     memory_figure,
@@ -132,6 +135,83 @@ def test_commands_are_quoted_for_a_shell() -> None:
         "segdeploy bench 'my build/b0;rm' --size 512x512 --frame 480x640 --threads 2 "
         "--backend native --runs 20 --warmup 3 --memory-limit 128M --json > 'a b.json'"
     )
+
+
+def typed(**asked: Any) -> str:
+    given = {
+        "arena": True, "provider": "cpu", "device": "auto", "timed": False, "trust": False,
+        "seconds": None, "runs": None, "size": None, "frame": None, "backend": "auto",
+    }  # fmt: skip
+    return bench_command(case_from_bench(bench(case={**given, **asked}), "a.json"))
+
+
+def test_a_command_has_every_option_that_changes_figures() -> None:
+    usual = "segdeploy bench build/segformer-b0-fp32 --threads 2 --backend native"
+    tail = "--json > a.json"
+    assert typed() == f"{usual} --runs 20 --warmup 3 {tail}"
+    assert typed(arena=False, timed=True, trust=True) == (
+        f"{usual} --runs 20 --warmup 3 --no-arena --timed --trust {tail}"
+    )
+    assert typed(provider="cuda", device="cpu") == (
+        f"{usual} --provider cuda --device cpu --runs 20 --warmup 3 {tail}"
+    )
+    assert typed(seconds=2.5) == f"{usual} --seconds 2.5 --warmup 3 {tail}"
+    assert typed(seconds=2, runs=7) == f"{usual} --runs 7 --seconds 2 --warmup 3 {tail}"
+    assert typed(size="256x256", frame="64x96").startswith(
+        "segdeploy bench build/segformer-b0-fp32 --size 256x256 --frame 64x96 "
+    )
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {},
+        {"arena": False, "timed": True},
+        {"seconds": 2.5},
+        {"provider": "cuda", "device": "cpu", "size": "64x64"},
+    ],
+)
+def test_a_command_asks_for_the_same_case(asked: dict[str, Any]) -> None:
+    """Read back by the command line's own parser."""
+    import click
+    from typer.main import get_command
+
+    from segformer_deploy.cli.main import app
+
+    group = get_command(app)
+    assert isinstance(group, click.Group) or hasattr(group, "commands")
+    parser = group.commands["bench"]  # type: ignore[attr-defined]
+    words = shlex.split(typed(**asked).partition(" > ")[0])[2:]
+    found = parser.make_context("bench", words).params
+    for name, value in asked.items():
+        assert found[name] == value, name
+
+
+@pytest.mark.parametrize("size", [1, 1000, 512 << 10, (1 << 20) + 1, 96 << 20, (96 << 20) + 4096])
+def test_a_limit_is_typed_as_it_was_set(size: int) -> None:
+    text = size_for_option(size / (1 << 20))
+    assert bytes_from_text(text) == size
+
+
+VIDEO = {
+    "source": "my film.mp4", "draw": False,
+    "stages_ms": {"capture": {"p50": 3.0}, "infer": {"p50": 8.0}, "draw": {"p50": 2.0}},
+}  # fmt: skip
+
+
+def test_a_sources_frames_have_stages_from_capture_to_picture() -> None:
+    asked = {"variant": "b0", "source": "my film.mp4", "draw": False}
+    case = case_from_bench(bench(video=VIDEO, case=asked, classes=19), "a.json")
+    assert case.stages == {"capture": 3.0, "infer": 8.0, "draw": 2.0}
+    assert case.p50 == CASE.p50
+    figure = stage_figure([case])
+    assert figure is not None
+    assert figure.table.columns[1:4] == ("capture ms", "infer ms", "draw ms")
+    assert "--source 'my film.mp4' --size 512x512 --threads" in bench_command(case)
+    assert " --no-draw " in bench_command(case)
+    assert "--frame" not in bench_command(case)
+    street = replace(case, video="test:seed=1", drawn=True)
+    assert "--source test:seed=1 --size 512x512 --frame 480x640 --threads" in bench_command(street)
 
 
 def test_long_labels_lose_their_middle() -> None:

@@ -81,13 +81,29 @@ def test_a_broken_limit_an_estimate_and_another_machine_do_not_compete() -> None
     assert front_of_cases([GIVEN, broken, far, other]) == (GIVEN, other)
 
 
+def test_cases_on_a_sources_frames_stay_out_beside_others() -> None:
+    """Their process also holds what decodes and draws."""
+    film, drawn = case(1, 1, video="film.mp4"), case(2, 2, video="film.mp4", drawn=False)
+    assert front_of_cases([GIVEN, film]) == (GIVEN,)
+    assert front_of_cases([film, GIVEN, drawn]) == (GIVEN,)
+    two = [GIVEN, replace(GIVEN, precision="int8")]
+    with_film, without = winners_of_cases([*two, film]), winners_of_cases(two)
+    assert with_film == without is not None
+    # Alone they compete, each with those of the same frames.
+    assert front_of_cases([film, drawn]) == (film, drawn)
+    assert front_of_cases([film, case(2, 2, video="film.mp4")]) == (film,)
+    assert winners_of_cases([film, drawn]) is None
+
+
 def test_a_ratio_needs_the_same_run_machine_and_everything_but_the_precision() -> None:
     fast = bench(precision="int8", scale=0.5)
     assert speed_over_fp32(case_from_bench(fast, "a.json"), [GIVEN]) == pytest.approx(2.0)
     for change in (
         {"threads": 4}, {"size": "256x256"}, {"frame": "720x1280"}, {"run": "another"},
         {"backend": "onnxruntime 1.30"}, {"machine": {**MACHINE, "cpu": "Other"}},
-        {"case": {"variant": "b1"}},
+        {"case": {"variant": "b1"}}, {"case": {"variant": "b0", "arena": False}},
+        {"case": {"variant": "b0", "provider": "cuda"}}, {"case": {"variant": "b0", "timed": True}},
+        {"clocks": {"power_mode": "15W (1)"}},
     ):  # fmt: skip
         other = case_from_bench({**fast, **change}, "a.json")
         assert speed_over_fp32(other, [GIVEN]) is None, change
@@ -102,3 +118,21 @@ def test_names_hold_what_differs_and_are_unique() -> None:
     assert common == "native, frame 480x640, on cpu"
     alike = [replace(GIVEN, source="x.json"), replace(GIVEN, source="y.json")]
     assert len(set(names_of_cases(alike)[0])) == 2
+
+
+def test_names_tell_arena_provider_and_timing() -> None:
+    asked: list[dict[str, object]] = [{"arena": False}, {"provider": "cuda"}, {"timed": True}, {}]
+    names, _ = names_of_cases([replace(GIVEN, asked=one) for one in asked])
+    assert names == (
+        "b0 512x512 fp32 no arena",
+        "b0 512x512 fp32 provider cuda",
+        "b0 512x512 fp32 stages timed",
+        "b0 512x512 fp32",
+    )
+
+
+def test_a_frame_of_the_network_s_size_is_not_named() -> None:
+    two = [replace(GIVEN, frame="512x512"), replace(GIVEN, frame="512x512", size="256x256")]
+    names, common = names_of_cases(two)
+    assert names == ("b0 512x512 fp32", "b0 256x256 fp32 frame 512x512")
+    assert "frame" not in common

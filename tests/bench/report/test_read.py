@@ -11,9 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segformer_deploy.bench.report import document_from_results, html_from_document
+from segformer_deploy.bench.report import (
+    document_from_results,
+    html_from_document,
+    summary_from_results,
+)
 from segformer_deploy.bench.report.cases import case_from_bench, case_from_estimate, path_key
 from segformer_deploy.bench.report.fields import number
+from segformer_deploy.bench.report.front import front_of_cases
 from segformer_deploy.bench.report.machine import machine_from_dict
 from segformer_deploy.bench.report.model import groups_from_cases
 from segformer_deploy.bench.report.read import read_results
@@ -113,6 +118,37 @@ def test_machines_are_kept_apart_and_runs_are_named(tmp_path: Path) -> None:
     assert sorted(len(group.cases) for group in groups) == [1, 2]
 
 
+def in_mode(mode: str | None, **changes: Any) -> dict[str, Any]:
+    return bench(clocks={"power_mode": mode, "governors": ["schedutil"]}, **changes)
+
+
+def test_two_power_modes_of_one_board_are_two_machines(tmp_path: Path) -> None:
+    """A slow mode's case would never be on the front beside a fast one's."""
+    slow, fast = in_mode("15W (1)", scale=2.0), in_mode("MAXN (0)")
+    found = read_results(write(tmp_path, a=slow, b=fast, c=in_mode("MAXN (0)", precision="int8")))
+    groups = groups_from_cases(found.cases)
+    assert {group.machine.power_mode: len(group.cases) for group in groups} == {
+        "15W (1)": 1,
+        "MAXN (0)": 2,
+    }
+    assert all(("power mode", g.machine.power_mode) in g.machine.facts for g in groups)
+    front = [case.machine.power_mode for case in front_of_cases(found.cases)]
+    assert sorted(front) == ["15W (1)", "MAXN (0)"]
+    html = html_from_document(document_from_results(found))
+    assert "Test CPU, 4 cores, 15W (1)</h2>" in html
+    assert "2 machines and power modes" in html
+    modes = [one["power_mode"] for one in summary_from_results(found)["machines"]]
+    assert sorted(modes) == ["15W (1)", "MAXN (0)"]
+
+
+def test_a_case_that_failed_is_of_its_runs_power_mode(tmp_path: Path) -> None:
+    killed = bench(clocks=None, error={"found": "killed"})
+    folder = write(tmp_path, run__a=in_mode("15W (1)"), run__b=killed)
+    assert len(groups_from_cases(read_results(folder).cases)) == 1
+    write(tmp_path, run__c=in_mode("MAXN (0)"))
+    assert len(groups_from_cases(read_results(folder).cases)) == 3  # in which, is not known
+
+
 def test_a_case_without_a_machine_joins_its_run(tmp_path: Path) -> None:
     lost = {"case": {"variant": "b1"}, "error": {"found": "killed"}}
     folder = write(tmp_path, run__a=bench(), run__b=lost)
@@ -120,13 +156,16 @@ def test_a_case_without_a_machine_joins_its_run(tmp_path: Path) -> None:
     assert not machine_from_dict(None).said
 
 
-@pytest.mark.parametrize("folder", [ROOT / "benchmarks" / "results"])
-def test_the_repositorys_own_results_are_all_known(folder: Path) -> None:
-    known = {"int8-peers", "int8-speed", "kernel-report", "live-latency", "peers-b0-19",
-             "peers-b0-512", "rtx-builds", "scaling-b0", "stabiliser"}  # fmt: skip
+def test_the_repositorys_own_results_are_all_known() -> None:
+    folder = ROOT / "benchmarks" / "results"
     found = read_results(folder)
-    read = {Path(other.source).stem for other in found.others}
-    assert known & {path.stem for path in folder.glob("*.json")} <= read
+    # A file without a section of its own must at least be named.
+    named = {Path(other.source).name for other in found.others} | {n for n, _ in found.unread}
+    assert named == {path.name for path in folder.glob("*.json")}
+    known = {"floor", "int8-peers", "int8-speed", "kernel-report", "lean-memory", "live-latency",
+             "live-soak", "live-view", "peers-b0-19", "peers-b0-512", "receptive-field",
+             "resolution", "rivals", "rtx-builds", "scaling-b0", "stabiliser", "tiles"}  # fmt: skip
+    assert known <= {Path(other.source).stem for other in found.others}
     document = document_from_results(found)
     assert not any(
         "not what this kind holds" in text for s in document.sections for text in s.leads
@@ -141,6 +180,55 @@ JSON: Any = st.recursive(
     ),
     max_leaves=12,
 )
+
+
+ODD = [
+    1e308,
+    -1e308,
+    5e-324,
+    -1.0,
+    10**400,
+    10**30,
+    True,
+    "\u00b2x4",
+    "9" * 5000,
+    [1e308],
+    {"a": 1},
+]
+PLACES = [
+    ("peak_rss_mib",), ("first_ms",), ("engine",), ("threads",), ("classes",), ("size",),
+    ("frame",), ("samples_ms",), ("latency_ms", "p50"), ("stages_ms", "infer"), ("warmup",),
+    ("energy", "joules_per_frame"), ("limit", "bytes"), ("accuracy", "miou"),
+    ("machine", "load_average"), ("machine", "memory_mib"), ("machine", "cores"),
+    ("machine", "versions"), ("case", "seconds"), ("case", "runs"), ("case", "variant"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("place", PLACES, ids=".".join)
+def test_one_odd_value_never_costs_the_page(tmp_path: Path, place: tuple[str, ...]) -> None:
+    for index, value in enumerate(ODD):
+        data = json.loads(json.dumps(bench(limit={"bytes": 1 << 28}, accuracy={"miou": 1.0},
+                                           energy={"joules_per_frame": 1.0})))  # fmt: skip
+        inner = data
+        for key in place[:-1]:
+            inner = inner[key]
+        inner[place[-1]] = value
+        write(tmp_path, **{f"odd{index}": data})
+    found = read_results(write(tmp_path, good=bench(), other=bench(precision="int8")))
+    assert len(found.cases) + len(found.unread) == len(ODD) + 2
+    html_from_document(document_from_results(found))
+    json.dumps(summary_from_results(found), allow_nan=False)
+
+
+def test_a_value_that_is_left_out_is_named() -> None:
+    case = case_from_bench(bench(peak_rss_mib=1e308, engine=10**400), "a.json")
+    assert (case.peak_mib, case.engine) == (None, "")
+    assert "peak_rss_mib is no figure that can be: left out" in case.warnings
+    assert "engine is no name: left out" in case.warnings
+    samples = case_from_bench(bench(samples_ms=[1.0, -1.0, 1e300, 3.0]), "a.json")
+    assert samples.samples == 2
+    assert "2 of 4 samples are no times: left out" in samples.warnings
+    assert case_from_bench(bench(), "a.json").warnings == ()
 
 
 @settings(max_examples=30, deadline=None)

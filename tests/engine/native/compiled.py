@@ -13,25 +13,50 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from segformer_deploy.engine.native import library
+
 HERE = Path(__file__).parent
 KERNELS = HERE.parents[2] / "segformer_deploy" / "engine" / "native" / "kernels"
 COMPILER = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
-VARIANTS = {"baseline": [], "avx2": ["-mavx2", "-mfma"], "portable": ["-U__SSE2__"]}
+AVX2 = ["-mavx2", "-mfma"]
+VARIANTS = {
+    "baseline": [],
+    "avx2": AVX2,
+    "avx512": [*AVX2, *(f"-mavx512{part}" for part in ("f", "bw", "dq", "vl", "vnni"))],
+    "portable": ["-U__SSE2__"],
+}
 """``portable``: without intrinsics, as on a processor that none of ours are for."""
 X86 = platform.machine() in ("x86_64", "AMD64")
 
 needs_compiler = pytest.mark.skipif(COMPILER is None, reason="no C compiler here")
 
 
-def runs_avx2() -> bool:
+NEEDED = {
+    "avx2": {"avx2", "fma"},
+    "avx512": {"avx2", "fma", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"},
+}
+"""What /proc/cpuinfo must name, beside the processor being an x86-64."""
+
+
+def missing_for(variant: str) -> set[str]:
     info = Path("/proc/cpuinfo")
-    return info.is_file() and " avx2 " in info.read_text() and " fma " in info.read_text()
+    flags = set(info.read_text().split()) if X86 and info.is_file() else set()
+    return NEEDED.get(variant, set()) - flags
+
+
+def force_variant(monkeypatch: pytest.MonkeyPatch, variant: str) -> str:
+    """The installed network runs `variant`; a skip where this processor cannot."""
+    if missing := missing_for(variant):
+        pytest.skip(f"a processor without {', '.join(sorted(missing))}")
+    monkeypatch.setenv(library.VARIABLE, variant)
+    assert library.load_library().variant == variant
+    return variant
 
 
 def compiled(source: str, variant: str, folder: Path) -> ctypes.CDLL:
     """The library of `source`, a file beside this one, for `variant`."""
-    if variant == "avx2" and not (X86 and runs_avx2()):
-        pytest.skip("a processor without AVX2")
+    if missing := missing_for(variant):
+        pytest.skip(f"a processor without {', '.join(sorted(missing))}")
     library = folder / "library.so"
     # As CMakeLists.txt compiles the network.
     command = [str(COMPILER), "-O3", "-std=gnu11", "-shared", "-fPIC", "-ffp-contract=fast"]

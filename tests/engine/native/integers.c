@@ -23,6 +23,21 @@ EXPORT void normed_steps(const float *gamma, const float *beta, float eps, int w
     norm_steps(&norm, rows, steps, count, inverse);
 }
 
+EXPORT void normed_bytes(const float *gamma, const float *beta, float eps, int width,
+                         const float *rows, int count, float inverse, int offset,
+                         uint8_t *bytes) {
+    const Norm norm = {gamma, beta, eps, width};
+    norm_bytes(&norm, rows, bytes, count, inverse, offset);
+}
+
+/* Any number of values. */
+EXPORT void every_byte(
+    const float *values, int count, float inverse, int offset, uint8_t *bytes) {
+    bytes_of(values, (size_t)count, inverse, offset, bytes);
+}
+
+EXPORT int any_bytes(void) { return BYTES == ANY; }
+
 EXPORT void rows_norm(
     const float *gamma, const float *beta, float eps, int width, float *rows, int count) {
     const Norm norm = {gamma, beta, eps, width};

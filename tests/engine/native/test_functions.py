@@ -19,7 +19,7 @@ EPS = float(np.finfo(np.float32).eps)
 pytestmark = needs_compiler
 
 
-@pytest.fixture(scope="module", params=["baseline", "avx2"])
+@pytest.fixture(scope="module", params=["baseline", "avx2", "avx512"])
 def functions(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory):
     return compiled("functions.c", request.param, tmp_path_factory.mktemp("functions"))
 

@@ -14,10 +14,11 @@ import numpy as np
 import onnx
 import pytest
 
-from segformer_deploy.engine.native.library import VARIABLE
+from segformer_deploy.engine.native.library import VARIANTS
 from segformer_deploy.graph.insert_qdq import Recipe
 from segformer_deploy.spec import FrameSize
 from segformer_deploy.streets import street_frame
+from tests.engine.native.compiled import force_variant
 from tests.engine.native.quantise import (
     SMALL,
     assert_same_but_for_edges,
@@ -49,10 +50,9 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return saved(int8_model(), tmp_path_factory.mktemp("int8") / "small.onnx")
 
 
-@pytest.fixture(params=["baseline", ""])
+@pytest.fixture(params=VARIANTS)
 def variant(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setenv(VARIABLE, request.param)
-    return str(request.param)
+    return force_variant(monkeypatch, request.param)
 
 
 # The same answer ------------------------------------------------------------------------------
@@ -102,6 +102,13 @@ def test_any_number_of_classes(tmp_path: Path, variant: str, classes: int) -> No
 
 def test_without_a_reduction(tmp_path: Path, variant: str) -> None:
     path = saved(int8_model(replace(SMALL, reductions=(2, 1, 1, 1))), tmp_path / "m.onnx")
+    assert_same_but_for_edges(path, SHAPES)
+
+
+def test_maps_that_are_no_whole_vectors(tmp_path: Path, variant: str) -> None:
+    """Multiples of 8, not of 16, and products of 6 and 50 inputs, which no bytes pack."""
+    config = replace(SMALL, widths=(6, 20, 50, 80), head_channels=40)
+    path = saved(int8_model(config), tmp_path / "m.onnx")
     assert_same_but_for_edges(path, SHAPES)
 
 

@@ -13,11 +13,12 @@ from onnx import helper
 
 from segformer_deploy.engine.native import program
 from segformer_deploy.engine.native.engine import NativeEngine
-from segformer_deploy.engine.native.library import VARIABLE
+from segformer_deploy.engine.native.library import VARIANTS
 from segformer_deploy.errors import BackendError, RunError
 from segformer_deploy.graph.insert_qdq import Recipe
 from segformer_deploy.spec import FrameSize
 from segformer_deploy.streets import street_frame
+from tests.engine.native.compiled import force_variant
 from tests.engine.native.quantise import (
     SMALL,
     assert_same_but_for_edges,
@@ -48,10 +49,9 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return saved(int8_model(recipe=BOTH), tmp_path_factory.mktemp("int8") / "small.onnx")
 
 
-@pytest.fixture(params=["baseline", ""])
+@pytest.fixture(params=VARIANTS)
 def variant(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setenv(VARIABLE, request.param)
-    return str(request.param)
+    return force_variant(monkeypatch, request.param)
 
 
 # The same answer ------------------------------------------------------------------------------

@@ -80,6 +80,36 @@ def test_a_norm_to_steps_is_the_norm_and_then_the_grid(integers, rows: int, widt
     np.testing.assert_array_equal(found.reshape(-1), steps_of(integers, values.ravel(), 50.0))
 
 
+@pytest.mark.parametrize(("rows", "width"), [(1, 8), (4, 32), (5, 40), (9, 23), (6, 160)])
+@pytest.mark.parametrize("offset", [128, 3])
+def test_bytes_of_a_norm_are_its_steps_further_up(
+    integers, rows: int, width: int, offset: int
+) -> None:
+    rng = np.random.default_rng(width)
+    gamma, beta = rng.normal(size=(2, width)).astype(np.float32)
+    norm = pointer(gamma), pointer(beta), ctypes.c_float(1e-5), width
+    values = rng.normal(2, 3, (rows, width)).astype(np.float32)
+    steps, found = np.zeros((rows, width), np.int16), np.zeros((rows, width), np.uint8)
+    inverse = ctypes.c_float(50.0)
+    integers.normed_steps(*norm, pointer(values), rows, inverse, pointer(steps, np.int16))
+    integers.normed_bytes(*norm, pointer(values), rows, inverse, offset, pointer(found, np.uint8))
+    reach = steps >= -offset
+    assert (offset < 128) == (not reach.all())
+    np.testing.assert_array_equal(found[reach], steps[reach] + offset)
+
+
+@given(st.integers(0, 999), st.integers(1, 70))
+@settings(max_examples=40, deadline=None)
+def test_any_number_of_bytes(integers, seed: int, count: int) -> None:
+    values = np.random.default_rng(seed).normal(0, 60, count).astype(np.float32)
+    found = np.full(count + 1, 7, np.uint8)
+    integers.every_byte(
+        *(pointer(values), count, ctypes.c_float(1.0), 128, pointer(found, np.uint8))
+    )
+    np.testing.assert_array_equal(found[:-1], steps_of(integers, values, 1.0) + 128)
+    assert found[-1] == 7
+
+
 # Products -------------------------------------------------------------------------------------
 
 
@@ -159,6 +189,20 @@ def test_sums_of_the_largest_bytes_are_exact(integers, positive: int, weight: in
     np.testing.assert_array_equal(found, left @ right + start)
 
 
+@pytest.mark.parametrize("weight", [127, -128])
+def test_sums_of_any_bytes_are_exact_where_they_may_be_any(integers, weight: int) -> None:
+    if not integers.any_bytes():
+        pytest.skip("these kernels add two products in int16 first")
+    left, right = np.full((25, 4096), 255), np.full((4096, 37), weight)
+    start = np.arange(37) * 1000
+    found = byte_sums_of(integers, left, right, start, right=False)
+    np.testing.assert_array_equal(found, left @ right + start)
+    rng = np.random.default_rng(5)
+    left, right = rng.integers(0, 256, (13, 1028)), rng.integers(-128, 128, (1028, 37))
+    found = byte_sums_of(integers, left, right, -128 * right.sum(axis=0), right=False)
+    np.testing.assert_array_equal(found, (left - 128) @ right)
+
+
 @pytest.mark.parametrize("offset", [0, 3, 128])
 def test_bytes_are_the_steps_further_up(integers, offset: int) -> None:
     values = np.random.default_rng(1).normal(20, 60, 64).clip(-offset, None).astype(np.float32)
@@ -190,6 +234,17 @@ def test_bytes_are_chosen_where_no_pair_leaves_int16() -> None:
     assert offset([126, 126, 0, 0], -0.17, 0.06) == 3
     assert offset([127, -127, 5, 5], -np.inf) == 128
     assert offset([127, 3, 5, 5], -np.inf) is None
+    assert offset([1, 1], 0.0) is None
+
+
+def test_any_weights_may_be_bytes_where_no_pair_is_added_first() -> None:
+    def offset(weights: list[int], least: float) -> int | None:
+        matrix = np.array([weights], np.int8).T
+        return Steps(matrix, np.ones(1, np.float32), 1.0, least).offset(any_pair=True)
+
+    assert offset([127, 127, -128, -128], -np.inf) == 128
+    assert offset([127, 127, 5, 5], -3.0) == 3
+    assert offset([127, 127, 5, 5], 0.0) == 0
     assert offset([1, 1], 0.0) is None
 
 

@@ -16,18 +16,18 @@ from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 
 from segformer_deploy.engine.native.engine import NativeEngine
-from segformer_deploy.engine.native.library import VARIABLE, load_library
+from segformer_deploy.engine.native.library import VARIABLE, VARIANTS, chosen_variant, load_library
 from segformer_deploy.engine.session import Engine, Session
 from segformer_deploy.errors import BackendError, RunError
 from segformer_deploy.graph.append_class_map import append_class_map
 from segformer_deploy.model.export import onnx_from_model
 from segformer_deploy.model.segformer import Segformer, config_for, random_segformer
+from tests.engine.native.compiled import force_variant, missing_for
 from tests.little import write_little
 from tests.model.tiny import TINY, normalised, random_frames, same_weights, spec_for
 
 SMALL = replace(TINY, head_channels=24)
 """Maps that are walked by vectors are a multiple of eight wide, as in B0 to B5."""
-VARIANTS = ["baseline", ""]
 
 
 def saved(model: Segformer, path: Path) -> Path:
@@ -67,8 +67,7 @@ def small(tmp_path_factory: pytest.TempPathFactory):
 
 @pytest.fixture(params=VARIANTS)
 def variant(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setenv(VARIABLE, request.param)
-    return str(request.param)
+    return force_variant(monkeypatch, request.param)
 
 
 # The same answer ------------------------------------------------------------------------------
@@ -103,6 +102,16 @@ def test_any_number_of_classes(tmp_path: Path, variant: str, classes: int) -> No
     frames = random_frames(1, 72, 100)
     found = logits_of(saved(ours, tmp_path / "m.onnx"), frames)
     assert_equal_to_rounding(found, double_logits(theirs.double(), frames))
+
+
+def test_maps_that_are_no_whole_vectors(tmp_path: Path, variant: str) -> None:
+    """Hidden maps of 24, 80, 200 and 320 channels, a head of 40: multiples of 8, not of 16."""
+    config = replace(SMALL, widths=(6, 20, 50, 80), head_channels=40)
+    ours, theirs = same_weights(config, tmp_path, seed=11)
+    path = saved(ours, tmp_path / "m.onnx")
+    for height, width in ((64, 64), (72, 100), (65, 300)):
+        frames = random_frames(1, height, width)
+        assert_equal_to_rounding(logits_of(path, frames), double_logits(theirs.double(), frames))
 
 
 def test_a_head_with_an_activation_per_stage(tmp_path: Path, variant: str) -> None:
@@ -421,7 +430,24 @@ def test_widths_that_no_vector_walks_are_refused(tmp_path: Path) -> None:
         NativeEngine(path, 1)
 
 
+def test_the_best_variant_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(VARIABLE, raising=False)
+    assert load_library().variant == [one for one in VARIANTS if not missing_for(one)][-1]
+
+
+@pytest.mark.parametrize("best", VARIANTS)
+def test_a_variant_for_a_later_processor_is_refused(best: str) -> None:
+    runs = VARIANTS[: VARIANTS.index(best) + 1]
+    assert chosen_variant("", best) == best
+    for asked in VARIANTS:
+        if asked in runs:
+            assert chosen_variant(asked, best) == asked
+        else:
+            with pytest.raises(BackendError, match=f"{asked} on a processor that runs {best}"):
+                chosen_variant(asked, best)
+
+
 def test_an_unknown_variant_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, "avx10")
-    with pytest.raises(BackendError, match="does not load"):
+    with pytest.raises(BackendError, match="avx10"):
         load_library()

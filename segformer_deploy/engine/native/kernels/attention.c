@@ -5,7 +5,7 @@
 #include "product.h"
 
 /* Weights, never below 0, may be bytes whatever the values are: 2 * 127 * 128 is within int16. */
-enum { WEIGHED = BYTES ? LEFT_BYTES : SHORTS, TOKENS_TOGETHER = BYTES ? 4 : 2 };
+enum { TOKENS_TOGETHER = BYTES ? 4 : 2 };
 enum { KEY_TILE = 2 * PANEL, SCORES = 1 << 13, MOST_QUERIES = 10 * ROWS };
 
 INLINE int32_t whole_lanes(int32_t tokens) {
@@ -59,7 +59,7 @@ static void keys_tile(const void *arguments, int32_t tile, void *scratch) {
     const int32_t begin = tile * KEY_TILE, rows = smaller(KEY_TILE, k->tokens - begin);
     const float *input = k->input + (size_t)begin * channels;
     float *both = scratch, *room = both + (size_t)KEY_TILE * 2 * channels;
-    const void *left = left_side(&k->linear, &k->before, input, rows, room);
+    const void *left = left_side(&k->linear, &k->before, input, rows, channels, room);
     const Product p = product_of(left, (size_t)channels, rows, &k->linear, both);
     product(&p);
     for (int32_t row = 0; row < rows; row++) {
@@ -221,7 +221,7 @@ static void mix_steps(const Attention *a, const Room *room, int32_t head, int32_
         .scale = a->grids.softmax * a->grids.value,
         .rows = rows, .depth = depth, .columns = d,
     };
-    if (BYTES) bytes_product(WEIGHED, &weighed);
+    if (BYTES) left_bytes_product(&weighed);
     else product(&weighed);
 }
 
@@ -232,7 +232,7 @@ static void attention_tile(const void *arguments, int32_t tile, void *scratch) {
     const Room room = room_of(a, scratch);
     const float *input = a->input + (size_t)begin * channels;
 
-    const void *left = left_side(&a->query, &a->norm, input, rows, room.normed);
+    const void *left = left_side(&a->query, &a->norm, input, rows, channels, room.normed);
     const Product asked = product_of(left, (size_t)channels, rows, &a->query, room.query);
     product(&asked);
     const float query_step = a->grids.query;
@@ -243,7 +243,7 @@ static void attention_tile(const void *arguments, int32_t tile, void *scratch) {
         else mix_floats(a, &room, head, rows);
     }
     float *output = a->output + (size_t)begin * channels;
-    left = left_side(&a->out, NULL, room.normed, rows, room.query);
+    left = left_side(&a->out, NULL, room.normed, rows, channels, room.query);
     Product joined = product_of(left, (size_t)channels, rows, &a->out, output);
     joined.residual = input;
     product(&joined);

@@ -27,8 +27,12 @@ static void mix_rows(const Decoder *d, int32_t y, int32_t x, int32_t count, Rows
         const float *lower = d->coarse[i] + (size_t)down->lower[y] * stride + begin;
         const float *upper = d->coarse[i] + (size_t)down->upper[y] * stride + begin;
         const float w0 = down->w_lower[y], w1 = down->w_upper[y];
-        for (size_t k = 0; k < (size_t)(end - first) * channels; k += LANES)
-            store(rows->columns[i] + k, w0 * load(lower + k) + w1 * load(upper + k));
+        const size_t all = (size_t)(end - first) * channels;
+        for (size_t k = 0; k < all; k += LANES) {
+            const Floats above = load_some(lower + k, all - k);
+            const Floats below = load_some(upper + k, all - k);
+            store_some(rows->columns[i] + k, w0 * above + w1 * below, all - k);
+        }
         rows->first[i] = first;
     }
 }
@@ -50,28 +54,31 @@ INLINE void blend_pixel(
         w1[i] = splat(axis->w_upper[x]);
     }
     for (size_t c = 0; c < channels; c += LANES) {
-        Floats sum = load(own + c);
+        const size_t left = channels - c;
+        Floats sum = load_some(own + c, left);
 #pragma GCC unroll 3
         for (int i = 0; i < COARSE; i++)
-            sum += w0[i] * load(lower[i] + c) + w1[i] * load(upper[i] + c);
-        if (kind == FLOATS) store(own + c, relu_of(sum));
-        else if (kind == SHORTS) store_steps((int16_t *)own + c, relu_of(sum), inverse);
-        else store_bytes((uint8_t *)own + c, relu_of(sum), inverse, 0);
+            sum += w0[i] * load_some(lower[i] + c, left) + w1[i] * load_some(upper[i] + c, left);
+        if (kind == FLOATS) store_some(own + c, relu_of(sum), left);
+        else if (kind == SHORTS) store_some_steps((int16_t *)own + c, relu_of(sum), inverse, left);
+        else store_some_bytes((uint8_t *)own + c, relu_of(sum), inverse, 0, left);
     }
 }
 
 /* LANES rows of `channels` -> as many columns, PANEL apart; of integers as many pairs or quads of
- * them, the last of which may fill no whole vector. */
+ * them. The last may fill no whole vector. */
 INLINE void transpose_pixels(const int kind, const float *from, size_t channels, float *to) {
     const size_t count = channels * SIZE(kind) / 4;
     for (size_t c = 0; c < count; c += LANES) {
         Floats block[LANES];
-#pragma GCC unroll 8
-        for (int i = 0; i < LANES; i++) block[i] = load(from + i * channels + c);
-        transpose(block);
-#pragma GCC unroll 8
+#pragma GCC unroll 16
         for (int i = 0; i < LANES; i++)
-            if (kind == FLOATS || c + i < count) store(to + (c + i) * PANEL, block[i]);
+            block[i] = load_some(from + i * channels + c, channels - c);
+        transpose(block);
+#pragma GCC unroll 16
+        for (int i = 0; i < LANES; i++)
+            if ((kind == FLOATS && LANES <= 8) || c + i < count)
+                store(to + (c + i) * PANEL, block[i]);
     }
 }
 
@@ -94,7 +101,7 @@ static void segment(
     const int32_t count = smaller(SEGMENT, d->width - x), inputs = d->fuse.inputs;
     const size_t width = (size_t)d->width, at = (size_t)y * width + (size_t)x;
     /* The panels are made later: until then their place is free. */
-    const void *left = left_side(&d->fuse, NULL, d->own + at * inputs, count, panels);
+    const void *left = left_side(&d->fuse, NULL, d->own + at * inputs, count, inputs, panels);
     const Product fused = product_of(left, (size_t)inputs, count, &d->fuse, own);
     product(&fused);
     mix_rows(d, y, x, count, rows);

@@ -52,7 +52,8 @@ static void expand_rows(const Room *room, int32_t begin, int32_t end) {
         const int32_t rows = smaller(end - begin, room->slots - slot);
         const int32_t tokens = rows * f->width;
         const float *input = f->input + (size_t)begin * f->width * inputs;
-        const void *left = left_side(&f->expand, &f->norm, input, tokens, room->normed);
+        const void *left =
+            left_side(&f->expand, &f->norm, input, tokens, f->expand.inputs, room->normed);
         const Product p = product_of(left, inputs, tokens, &f->expand,
                                      room->ring + (size_t)slot * f->width * hidden);
         product(&p);
@@ -69,20 +70,22 @@ INLINE void activate(const int kind, const int count, const Ffn *f,
     const float inverse = kind == FLOATS ? 0 : 1.0f / f->contract.input_step;
     const size_t hidden = (size_t)f->expand.outputs, at = (size_t)x * hidden;
     for (size_t c = 0; c < hidden; c += LANES) {
+        const size_t left_over = hidden - c;
         Floats sum[ACROSS] = {{0}};
 #pragma GCC unroll 4
-        for (int i = 0; i < count; i++) sum[i] = load(f->depthwise_bias + c);
+        for (int i = 0; i < count; i++) sum[i] = load_some(f->depthwise_bias + c, left_over);
 #pragma GCC unroll 3
         for (int row = 0; row < 3; row++) {
             const float *from = rows[row] + at + c;
             Floats in[ACROSS + 2];
-            in[0] = left ? (Floats){0} : load(from - hidden);
+            in[0] = left ? (Floats){0} : load_some(from - hidden, left_over);
 #pragma GCC unroll 4
-            for (int i = 0; i < count; i++) in[i + 1] = load(from + i * hidden);
-            in[count + 1] = right ? (Floats){0} : load(from + count * hidden);
+            for (int i = 0; i < count; i++) in[i + 1] = load_some(from + i * hidden, left_over);
+            in[count + 1] = right ? (Floats){0} : load_some(from + count * hidden, left_over);
 #pragma GCC unroll 3
             for (int column = 0; column < 3; column++) {
-                const Floats weight = load(f->depthwise + (3 * row + column) * hidden + c);
+                const Floats weight =
+                    load_some(f->depthwise + (3 * row + column) * hidden + c, left_over);
 #pragma GCC unroll 4
                 for (int i = 0; i < count; i++) sum[i] += in[i + column] * weight;
             }
@@ -91,9 +94,12 @@ INLINE void activate(const int kind, const int count, const Ffn *f,
 #pragma GCC unroll 4
         for (int i = 0; i < count; i++) {
             const size_t place = at + i * hidden + c;
-            if (kind == FLOATS) store((float *)to + place, sum[i]);
-            else if (kind == SHORTS) store_steps((int16_t *)to + place, sum[i], inverse);
-            else store_bytes((uint8_t *)to + place, sum[i], inverse, f->contract.offset);
+            if (kind == FLOATS) store_some((float *)to + place, sum[i], left_over);
+            else if (kind == SHORTS)
+                store_some_steps((int16_t *)to + place, sum[i], inverse, left_over);
+            else
+                store_some_bytes(
+                    (uint8_t *)to + place, sum[i], inverse, f->contract.offset, left_over);
         }
     }
 }
@@ -122,7 +128,7 @@ INLINE void activate_row(const int kind, const Room *room, int32_t y, void *to) 
 /* Rows `y` to y + count into room->active. */
 static void activate_rows(const Room *room, int32_t y, int32_t count) {
     const Linear *contract = &room->f->contract;
-    const int kind = contract->start ? LEFT_BYTES : contract->scale ? SHORTS : FLOATS;
+    const int kind = kind_of(contract);
     const size_t row = (size_t)room->f->width * contract->inputs * SIZE(kind);
     for (int32_t i = 0; i < count; i++) {
         char *to = (char *)room->active + i * row;
@@ -151,8 +157,7 @@ static void ffn_strip(const void *arguments, int32_t tile, void *scratch) {
         const size_t at = (size_t)y * f->width * channels;
         Product p = product_of(room.active, hidden, count * f->width, &f->contract, f->output + at);
         p.residual = f->input + at;
-        if (f->contract.start) bytes_product(LEFT_BYTES, &p);
-        else product(&p);
+        product(&p);
     }
 }
 

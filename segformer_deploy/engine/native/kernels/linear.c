@@ -2,31 +2,31 @@
 #include "norm.h"
 #include "product.h"
 
-enum { ROW_TILE = 16 * ROWS, MOST_CHANNELS = 4 /* of an image */ };
+/* Rows of a tile: 96, or 128 on Arm. Their windows lie in the second-level cache. */
+enum { ROW_TILE = (LANES > 8 ? 8 : 16) * ROWS, MOST_CHANNELS = 4 /* of an image */ };
 
 /* The window of one output position, ordered (ky, kx, channel), zeros outside: float32, or the
- * steps of a grid where the product is one of integers. */
+ * steps of a grid where the product is one of integers. Of bytes a zero is their offset. */
 INLINE void gather(const Convolution *c, int32_t y, int32_t x, char *to) {
     const int32_t channels = c->channels;
-    const size_t pixel = (size_t)channels * (c->linear.scale ? sizeof(int16_t) : sizeof(float));
+    const size_t pixel = (size_t)channels * SIZE(kind_of(&c->linear));
+    const int zero = c->linear.start ? c->linear.offset : 0;
     const int32_t left = x * c->stride - c->padding;
     const int32_t first = larger(0, -left), last = smaller(c->kernel, c->width - left);
     for (int32_t ky = 0; ky < c->kernel; ky++, to += c->kernel * pixel) {
         const int32_t row = y * c->stride - c->padding + ky;
         if (row < 0 || row >= c->height) {
-            memset(to, 0, c->kernel * pixel);
+            memset(to, zero, c->kernel * pixel);
             continue;
         }
         const float *input = c->input;
         const float *from = input + ((size_t)row * c->width + left + first) * channels;
         char *inner = to + (size_t)first * pixel, *behind = to + (size_t)last * pixel;
         const size_t count = (size_t)(last - first) * channels;
-        memset(to, 0, (size_t)first * pixel);
-        if (c->linear.scale && !c->before.gamma)
-            steps_of(from, count, 1.0f / c->linear.input_step, (int16_t *)inner);
-        else if (left_side(&c->linear, &c->before, from, last - first, inner) == from)
+        memset(to, zero, (size_t)first * pixel);
+        if (left_side(&c->linear, &c->before, from, last - first, channels, inner) == from)
             memcpy(inner, from, count * sizeof(float));
-        memset(behind, 0, (size_t)(c->kernel - last) * pixel);
+        memset(behind, zero, (size_t)(c->kernel - last) * pixel);
     }
 }
 
@@ -41,9 +41,10 @@ static void pixels_less_mean(
     memset(to, 0, before * sizeof(float));
     float *inner = to + before;
     for (size_t i = 0; i < count; i++) inner[i] = (float)from[i];
-    /* Three means do not fill a vector: eight pixels of them do. */
-    float mean[8 * MOST_CHANNELS];
-    const size_t period = 8 * (size_t)channels;
+    /* Three means do not fill a vector: those of so many pixels do. */
+    enum { PIXELS = LANES > 8 ? LANES : 8 };
+    float mean[PIXELS * MOST_CHANNELS];
+    const size_t period = PIXELS * (size_t)channels;
     for (size_t i = 0; i < period; i++) mean[i] = c->mean[i % (size_t)channels];
     size_t at = 0;
     for (; at + period <= count; at += period)
@@ -75,7 +76,7 @@ static void pixels_product(
 static void windows_product(
     const Convolution *c, int32_t begin, int32_t rows, char *windows, float *output) {
     const size_t depth = (size_t)c->linear.inputs;
-    const size_t window = depth * (c->linear.scale ? sizeof(int16_t) : sizeof(float));
+    const size_t window = depth * SIZE(kind_of(&c->linear));
     for (int32_t row = 0; row < rows; row++) {
         const int32_t at = begin + row;
         gather(c, at / c->out_width, at % c->out_width, windows + row * window);
@@ -126,7 +127,7 @@ static void linear_tile(const void *arguments, int32_t tile, void *scratch) {
         norm_rows(&l->before, input, l->output + (size_t)begin * inputs, rows);
         return;
     }
-    const void *left = left_side(&l->linear, &l->before, input, rows, scratch);
+    const void *left = left_side(&l->linear, &l->before, input, rows, inputs, scratch);
     float *output = l->output + (size_t)begin * l->linear.outputs;
     Product p = product_of(left, (size_t)inputs, rows, &l->linear, output);
     p.relu = l->relu;

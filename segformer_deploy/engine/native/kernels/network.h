@@ -1,137 +1,29 @@
-/* What the network's kernels share: vectors, the tables Python hands over, the pool of threads.
+/* What the network's kernels share: the tables Python hands over, the pool of threads.
  *
  * Everything between two steps is float32 and channels last: tokens [h*w, C], row by row. A
  * product's right side lies in panels of PANEL columns, [ceil(n/PANEL)][k][PANEL], padded with
  * zeros, so that the inner loop reads it in order; its left side is read where it lies.
  *
- * A quantised product takes integers on both sides, as int16, and its sums are exact int32. Each
- * step makes the integers of its left side itself (grid.h), where the values are in the cache.
+ * A quantised product takes integers on both sides, int16 or bytes, and its sums are exact int32.
+ * Each step makes the integers of its left side itself (grid.h), where the values are in the
+ * cache.
  *
- * On x86-64 each kernel is compiled twice, as `name_baseline` and as `name_avx2` (AVX2 and
- * FMA); elsewhere once, as `name_baseline`. Sums are contracted to fused multiply-adds where
- * the processor has them, so the last bits differ between instruction sets, as they do
- * between any two libraries; what does not depend on it: the number of threads. */
+ * On x86-64 each kernel is compiled three times, as `name_baseline`, as `name_avx2` (AVX2 and
+ * FMA) and as `name_avx512` (AVX-512 F, BW, DQ, VL and VNNI); elsewhere once, as
+ * `name_baseline`. Sums are contracted to fused multiply-adds where the processor has them, so
+ * the last bits differ between instruction sets, as they do between any two libraries; what does
+ * not depend on it: the number of threads. */
 #ifndef SEGDEPLOY_NETWORK_H
 #define SEGDEPLOY_NETWORK_H
 
-#include <stddef.h>
-#include <stdint.h>
-#include <string.h>
-
-#if defined(__SSE2__)
-#include <immintrin.h>
-#elif defined(__aarch64__)
-#include <arm_neon.h>
-#endif
+#include "vectors.h"
 
 /* Raised whenever a signature or a struct below changes; library.py refuses another number. */
 #define SEGDEPLOY_NETWORK_ABI 4
 
 #define SEGDEPLOY_API __attribute__((visibility("default")))
-#define INLINE static inline __attribute__((always_inline))
-
-#if defined(__AVX2__)
-#define KERNEL(name) name##_avx2
-enum { LANES = 8, ROWS = 6 }; /* 12 of 16 registers hold sums */
-#elif defined(__aarch64__)
-#define KERNEL(name) name##_baseline
-enum { LANES = 4, ROWS = 8 }; /* 16 of 32 */
-#else
-#define KERNEL(name) name##_baseline
-enum { LANES = 4, ROWS = 6 };
-#endif
-enum { PANEL = 2 * LANES };
-
-typedef float Floats __attribute__((vector_size(4 * LANES)));
-typedef int32_t Ints __attribute__((vector_size(4 * LANES)));
-typedef Floats LooseFloats __attribute__((aligned(4), may_alias));
 
 enum { STATUS_OK = 0, STATUS_NO_MEMORY = 1, STATUS_UNKNOWN_STEP = 2 };
-
-INLINE Floats load(const float *from) { return *(const LooseFloats *)from; }
-INLINE void store(float *to, Floats value) { *(LooseFloats *)to = value; }
-INLINE Floats splat(float value) { return value - (Floats){0}; }
-
-#ifdef __clang__
-#define SHUFFLED(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
-#else
-#define SHUFFLED(a, b, ...) __builtin_shuffle(a, b, (Ints){__VA_ARGS__})
-#endif
-
-/* The greater and the lesser of two; where `b` is not a number, not a number. */
-#if defined(__AVX2__)
-INLINE Floats greater_of(Floats a, Floats b) { return (Floats)_mm256_max_ps((__m256)a, (__m256)b); }
-INLINE Floats lesser_of(Floats a, Floats b) { return (Floats)_mm256_min_ps((__m256)a, (__m256)b); }
-#elif defined(__SSE2__)
-INLINE Floats greater_of(Floats a, Floats b) { return (Floats)_mm_max_ps((__m128)a, (__m128)b); }
-INLINE Floats lesser_of(Floats a, Floats b) { return (Floats)_mm_min_ps((__m128)a, (__m128)b); }
-#elif defined(__aarch64__)
-INLINE Floats greater_of(Floats a, Floats b) {
-    return (Floats)vmaxq_f32((float32x4_t)a, (float32x4_t)b);
-}
-INLINE Floats lesser_of(Floats a, Floats b) {
-    return (Floats)vminq_f32((float32x4_t)a, (float32x4_t)b);
-}
-#else
-INLINE Floats chosen(Ints where, Floats yes, Floats no) {
-    return (Floats)(((Ints)yes & where) | ((Ints)no & ~where));
-}
-INLINE Floats greater_of(Floats a, Floats b) { return chosen(a > b, a, b); }
-INLINE Floats lesser_of(Floats a, Floats b) { return chosen(a < b, a, b); }
-#endif
-
-#if defined(__AVX2__)
-/* Eight vectors: row i becomes column i. */
-INLINE void transpose(Floats v[LANES]) {
-    Floats t[LANES];
-#pragma GCC unroll 4
-    for (int i = 0; i < 8; i += 2) {
-        t[i] = SHUFFLED(v[i], v[i + 1], 0, 8, 1, 9, 4, 12, 5, 13);
-        t[i + 1] = SHUFFLED(v[i], v[i + 1], 2, 10, 3, 11, 6, 14, 7, 15);
-    }
-#pragma GCC unroll 2
-    for (int i = 0; i < 8; i += 4) {
-        v[i] = SHUFFLED(t[i], t[i + 2], 0, 1, 8, 9, 4, 5, 12, 13);
-        v[i + 1] = SHUFFLED(t[i], t[i + 2], 2, 3, 10, 11, 6, 7, 14, 15);
-        v[i + 2] = SHUFFLED(t[i + 1], t[i + 3], 0, 1, 8, 9, 4, 5, 12, 13);
-        v[i + 3] = SHUFFLED(t[i + 1], t[i + 3], 2, 3, 10, 11, 6, 7, 14, 15);
-    }
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; i++) {
-        const Floats low = v[i], high = v[i + 4];
-        v[i] = SHUFFLED(low, high, 0, 1, 2, 3, 8, 9, 10, 11);
-        v[i + 4] = SHUFFLED(low, high, 4, 5, 6, 7, 12, 13, 14, 15);
-    }
-}
-INLINE float sum_of(Floats x) {
-    x += SHUFFLED(x, x, 4, 5, 6, 7, 0, 1, 2, 3);
-    x += SHUFFLED(x, x, 2, 3, 0, 1, 6, 7, 4, 5);
-    return x[0] + x[1];
-}
-INLINE float largest_of(Floats x) {
-    x = greater_of(x, SHUFFLED(x, x, 4, 5, 6, 7, 0, 1, 2, 3));
-    x = greater_of(x, SHUFFLED(x, x, 2, 3, 0, 1, 6, 7, 4, 5));
-    return x[0] > x[1] ? x[0] : x[1];
-}
-#else
-/* Four vectors: row i becomes column i. */
-INLINE void transpose(Floats v[LANES]) {
-    const Floats a = SHUFFLED(v[0], v[1], 0, 4, 1, 5), b = SHUFFLED(v[0], v[1], 2, 6, 3, 7);
-    const Floats c = SHUFFLED(v[2], v[3], 0, 4, 1, 5), d = SHUFFLED(v[2], v[3], 2, 6, 3, 7);
-    v[0] = SHUFFLED(a, c, 0, 1, 4, 5);
-    v[1] = SHUFFLED(a, c, 2, 3, 6, 7);
-    v[2] = SHUFFLED(b, d, 0, 1, 4, 5);
-    v[3] = SHUFFLED(b, d, 2, 3, 6, 7);
-}
-INLINE float sum_of(Floats x) {
-    x += SHUFFLED(x, x, 2, 3, 0, 1);
-    return x[0] + x[1];
-}
-INLINE float largest_of(Floats x) {
-    x = greater_of(x, SHUFFLED(x, x, 2, 3, 0, 1));
-    return x[0] > x[1] ? x[0] : x[1];
-}
-#endif
 
 /* y = x @ weight + bias; or, quantised: y = (steps of x @ weight) * scale + bias.
  * Quantised weights are int16, [ceil(n/PANEL)][k/2][PANEL][2], and k is even; or, where `start` is

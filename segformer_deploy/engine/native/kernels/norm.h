@@ -4,12 +4,14 @@
 
 #include "grid.h"
 
-/* `rows` rows at once, so that one's sums are made while another waits for its own. `integers`: to
- * steps of a grid instead of float32. It and `rows` are constants. */
-INLINE void norm_together(const int integers, const int rows, const Norm *norm, const float *from,
-                          void *to, float inverse) {
+/* `rows` rows at once, so that one's sums are made while another waits for its own. To float32,
+ * or, as `kind` says, to steps of a grid, of bytes `offset` further up. It and `rows` are
+ * constants. */
+INLINE void norm_together(const int kind, const int rows, const Norm *norm, const float *from,
+                          void *to, float inverse, int32_t offset) {
     float *floats = to;
     int16_t *steps = to;
+    uint8_t *bytes = to;
     const size_t width = (size_t)norm->width, whole = width / LANES * LANES;
     const float share = 1.0f / (float)norm->width;
     Floats sums[4], squares[4];
@@ -46,16 +48,18 @@ INLINE void norm_together(const int integers, const int rows, const Norm *norm, 
         for (int r = 0; r < rows; r++) {
             const Floats x = load(from + r * width + c) - mean[r];
             const Floats y = x * scale[r] * gamma + beta;
-            if (integers) store_steps(steps + r * width + c, y, inverse);
-            else store(floats + r * width + c, y);
+            if (kind == FLOATS) store(floats + r * width + c, y);
+            else if (kind == SHORTS) store_steps(steps + r * width + c, y, inverse);
+            else store_bytes(bytes + r * width + c, y, inverse, offset);
         }
     }
     for (size_t c = whole; c < width; c++)
         for (int r = 0; r < rows; r++) {
             const float y =
                 (from[r * width + c] - mean[r]) * scale[r] * norm->gamma[c] + norm->beta[c];
-            if (integers) steps_of(&y, 1, inverse, steps + r * width + c);
-            else floats[r * width + c] = y;
+            if (kind == FLOATS) floats[r * width + c] = y;
+            else if (kind == SHORTS) steps_of(&y, 1, inverse, steps + r * width + c);
+            else bytes_of(&y, 1, inverse, offset, bytes + r * width + c);
         }
 }
 
@@ -64,8 +68,9 @@ INLINE void norm_rows(const Norm *norm, const float *from, float *to, int32_t ro
     const size_t width = (size_t)norm->width;
     int32_t row = 0;
     for (; row + 4 <= rows; row += 4)
-        norm_together(0, 4, norm, from + row * width, to + row * width, 0);
-    for (; row < rows; row++) norm_together(0, 1, norm, from + row * width, to + row * width, 0);
+        norm_together(FLOATS, 4, norm, from + row * width, to + row * width, 0, 0);
+    for (; row < rows; row++)
+        norm_together(FLOATS, 1, norm, from + row * width, to + row * width, 0, 0);
 }
 
 /* The same to the steps of a grid. */
@@ -74,15 +79,28 @@ INLINE void norm_steps(
     const size_t width = (size_t)norm->width;
     int32_t row = 0;
     for (; row + 4 <= rows; row += 4)
-        norm_together(1, 4, norm, from + row * width, to + row * width, inverse);
+        norm_together(SHORTS, 4, norm, from + row * width, to + row * width, inverse, 0);
     for (; row < rows; row++)
-        norm_together(1, 1, norm, from + row * width, to + row * width, inverse);
+        norm_together(SHORTS, 1, norm, from + row * width, to + row * width, inverse, 0);
 }
 
-/* The left side of a product with `linear`: `rows` rows after `norm` (NULL or without gamma: none),
- * as integers where it is quantised. In `room`, of so many floats, unless `from` will do. */
+/* As bytes, so many steps further up. */
+INLINE void norm_bytes(const Norm *norm, const float *from, uint8_t *to, int32_t rows,
+                       float inverse, int32_t offset) {
+    const size_t width = (size_t)norm->width;
+    int32_t row = 0;
+    for (; row + 4 <= rows; row += 4)
+        norm_together(LEFT_BYTES, 4, norm, from + row * width, to + row * width, inverse, offset);
+    for (; row < rows; row++)
+        norm_together(LEFT_BYTES, 1, norm, from + row * width, to + row * width, inverse, offset);
+}
+
+/* The left side of a product with `linear`: `rows` rows of `width` after `norm` (NULL or without
+ * gamma: none), as integers where it is quantised. In `room`, of so many floats, unless `from` will
+ * do. */
 INLINE const void *left_side(
-    const Linear *linear, const Norm *norm, const float *from, int32_t rows, void *room) {
+    const Linear *linear, const Norm *norm, const float *from, int32_t rows, int32_t width,
+    void *room) {
     const int normed = norm && norm->gamma;
     if (!linear->scale) {
         if (!normed) return from;
@@ -90,8 +108,9 @@ INLINE const void *left_side(
         return room;
     }
     const float inverse = 1.0f / linear->input_step;
-    if (normed) norm_steps(norm, from, room, rows, inverse);
-    else steps_of(from, (size_t)rows * linear->inputs, inverse, room);
+    if (!normed) integers_of(linear, from, (size_t)rows * width, room);
+    else if (linear->start) norm_bytes(norm, from, room, rows, inverse, linear->offset);
+    else norm_steps(norm, from, room, rows, inverse);
     return room;
 }
 

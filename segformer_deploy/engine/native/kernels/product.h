@@ -7,10 +7,6 @@
 /* Of one pass, of shorter types more: a panel of this depth stays in the first-level cache. */
 enum { DEPTH = 256 };
 
-/* What both sides consist of: float32, int16, or bytes, unsigned on one side. */
-enum { FLOATS, SHORTS, LEFT_BYTES, RIGHT_BYTES };
-#define SIZE(kind) ((size_t)((kind) == FLOATS ? 4 : (kind) == SHORTS ? 2 : 1))
-
 typedef struct {
     const void *a; /* [rows, depth], row stride a_stride; see `segments` */
     size_t a_stride;
@@ -67,7 +63,7 @@ INLINE void begin_sums(const int kind, const int rows, const Product *p, int32_t
                        int32_t column, int32_t begin, Floats sum[ROWS][2]) {
     const float *c = p->c + (size_t)row * p->c_stride + column;
     const int32_t columns = smaller(PANEL, p->columns - column);
-#pragma GCC unroll 8
+#pragma GCC unroll 12
     for (int r = 0; r < rows; r++) {
         sum[r][0] = sum[r][1] = (Floats){0};
         if (begin > 0) {
@@ -98,7 +94,7 @@ INLINE void sum_floats(const int rows, const Product *p, int32_t row, const floa
     for (int32_t piece = 0; piece < pieces; piece++, a += p->segment_stride) {
         for (int32_t k = 0; k < length; k++, b += PANEL) {
             const Floats b0 = load(b), b1 = load(b + LANES);
-#pragma GCC unroll 8
+#pragma GCC unroll 12
             for (int r = 0; r < rows; r++) {
                 const Floats x = splat(a[(size_t)r * p->a_stride + k]);
                 sum[r][0] += x * b0;
@@ -116,7 +112,7 @@ INLINE void sum_integers(const int kind, const int rows, const Product *p, int32
     const int32_t lanes = (end - begin) * (int32_t)size / 4;
     for (int32_t k = 0; k < lanes; k++, a += 4, b += 4 * PANEL) {
         const Packed b0 = load_packed(b), b1 = load_packed(b + 4 * LANES);
-#pragma GCC unroll 8
+#pragma GCC unroll 12
         for (int r = 0; r < rows; r++) {
             int32_t lane;
             memcpy(&lane, a + (size_t)r * stride, sizeof lane);
@@ -131,7 +127,7 @@ INLINE void sum_integers(const int kind, const int rows, const Product *p, int32
 INLINE void values_of(
     const int rows, const Product *p, int32_t row, int32_t column, Floats sum[ROWS][2]) {
     if (p->scale != 0) {
-#pragma GCC unroll 8
+#pragma GCC unroll 12
         for (int r = 0; r < rows; r++) {
             sum[r][0] = __builtin_convertvector((Ints)sum[r][0], Floats) * p->scale;
             sum[r][1] = __builtin_convertvector((Ints)sum[r][1], Floats) * p->scale;
@@ -139,7 +135,7 @@ INLINE void values_of(
         return;
     }
     if (p->row_scale) {
-#pragma GCC unroll 8
+#pragma GCC unroll 12
         for (int r = 0; r < rows; r++) {
             const Floats scale = splat(p->row_scale[row + r]), bias = splat(p->row_bias[row + r]);
             sum[r][0] = __builtin_convertvector((Ints)sum[r][0], Floats) * scale + bias;
@@ -151,13 +147,13 @@ INLINE void values_of(
     for (int i = 0; i < 2; i++) {
         const Floats scale = load(p->column_scale + column + i * LANES);
         const Floats bias = load(p->column_bias + column + i * LANES);
-#pragma GCC unroll 8
+#pragma GCC unroll 12
         for (int r = 0; r < rows; r++)
             sum[r][i] = __builtin_convertvector((Ints)sum[r][i], Floats) * scale + bias;
     }
     if (p->output_step == 0) return;
     const float step = p->output_step, inverse = p->output_inverse;
-#pragma GCC unroll 8
+#pragma GCC unroll 12
     for (int r = 0; r < rows; r++) {
         sum[r][0] = on_grid(sum[r][0], step, inverse);
         sum[r][1] = on_grid(sum[r][1], step, inverse);
@@ -170,7 +166,7 @@ INLINE void finish(
     if (p->residual) {
         const int32_t columns = smaller(PANEL, p->columns - column);
         const float *from = p->residual + (size_t)row * p->c_stride + column;
-#pragma GCC unroll 8
+#pragma GCC unroll 12
         for (int r = 0; r < rows; r++) {
             Floats more[2];
             load_row(from + (size_t)r * p->c_stride, columns, more);
@@ -179,7 +175,7 @@ INLINE void finish(
         }
     }
     if (p->relu) {
-#pragma GCC unroll 8
+#pragma GCC unroll 12
         for (int r = 0; r < rows; r++) {
             sum[r][0] = relu_of(sum[r][0]);
             sum[r][1] = relu_of(sum[r][1]);
@@ -197,7 +193,7 @@ INLINE void product_tile(const int kind, const int rows, const Product *p, int32
     Floats sum[ROWS][2];
     begin_sums(kind, rows, p, row, column, begin, sum);
     /* The sums are stored once the depth has been walked: by then their lines are here. */
-#pragma GCC unroll 8
+#pragma GCC unroll 12
     for (int r = 0; r < rows; r++) __builtin_prefetch(c + (size_t)r * p->c_stride, 1);
     const char *b = (const char *)p->b + at;
     if (kind == FLOATS) sum_floats(rows, p, row, (const float *)b, begin, end, sum);
@@ -207,11 +203,11 @@ INLINE void product_tile(const int kind, const int rows, const Product *p, int32
         finish(rows, p, row, column, sum);
     }
     if (columns >= PANEL) {
-#pragma GCC unroll 8
+#pragma GCC unroll 12
         for (int r = 0; r < rows; r++) store_row(c + (size_t)r * p->c_stride, PANEL, sum[r]);
         return;
     }
-#pragma GCC unroll 8
+#pragma GCC unroll 12
     for (int r = 0; r < rows; r++) store_row(c + (size_t)r * p->c_stride, columns, sum[r]);
 }
 
@@ -226,7 +222,13 @@ INLINE void product_panel(
                              : left > ROWS                    ? (left + 1) / 2
                                                               : left;
         switch (rows) {
-#if defined(__aarch64__)
+#if defined(__AVX512VNNI__)
+        case 12: product_tile(kind, 12, p, row, panel, begin, end); break;
+        case 11: product_tile(kind, 11, p, row, panel, begin, end); break;
+        case 10: product_tile(kind, 10, p, row, panel, begin, end); break;
+        case 9: product_tile(kind, 9, p, row, panel, begin, end); break;
+#endif
+#if defined(__AVX512VNNI__) || defined(__aarch64__)
         case 8: product_tile(kind, 8, p, row, panel, begin, end); break;
         case 7: product_tile(kind, 7, p, row, panel, begin, end); break;
 #endif
@@ -248,15 +250,19 @@ INLINE void product_in_passes(const int kind, const Product *p, int32_t step) {
             product_panel(kind, p, panel, begin, smaller(begin + step, p->depth));
 }
 
-static void product(const Product *p) {
-    if (p->column_scale || p->row_scale || p->scale != 0) product_in_passes(SHORTS, p, 2 * DEPTH);
-    /* Pieces are walked in one pass: they are short. */
-    else product_in_passes(FLOATS, p, p->segments ? p->depth : DEPTH);
-}
-
 /* Of bytes, unsigned in `a` (LEFT_BYTES) or in `b` (RIGHT_BYTES). */
 INLINE void bytes_product(const int kind, const Product *p) {
     product_in_passes(kind, p, 4 * DEPTH);
+}
+
+static void left_bytes_product(const Product *p) { bytes_product(LEFT_BYTES, p); }
+
+static void product(const Product *p) {
+    const int integers = p->column_scale || p->row_scale || p->scale != 0;
+    if (BYTES != NONE && p->column_start) left_bytes_product(p);
+    else if (integers) product_in_passes(SHORTS, p, 2 * DEPTH);
+    /* Pieces are walked in one pass: they are short. */
+    else product_in_passes(FLOATS, p, p->segments ? p->depth : DEPTH);
 }
 
 INLINE Product product_of(

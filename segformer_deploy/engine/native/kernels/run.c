@@ -3,7 +3,7 @@
 
 SEGDEPLOY_API int32_t KERNEL(segdeploy_network_panel)(void) { return PANEL; }
 
-/* Whether weights may be bytes, see `Linear`. */
+/* Which weights may be bytes, see `Linear`: none, those that fit (grid.h), or any. */
 SEGDEPLOY_API int32_t KERNEL(segdeploy_network_bytes)(void) { return BYTES; }
 
 SEGDEPLOY_API int KERNEL(segdeploy_network_run)(Pool *pool, const Step *steps, int32_t count) {

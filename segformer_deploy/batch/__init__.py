@@ -1,0 +1,1 @@
+"""Archives: many videos cut into chunks, segmented by many workers, each frame exactly once."""
