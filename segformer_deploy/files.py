@@ -1,7 +1,8 @@
 """Writing so that nothing is lost: aside first, renamed when complete.
 
 A reader of the final path sees the old content or the new, never half of it, whatever
-interrupts us. Operating-system errors become `OutputError` with a next step.
+interrupts us: before a rename, what it makes visible is on the disk, so that a power loss leaves
+no empty file either. Operating-system errors become `OutputError` with a next step.
 """
 
 from __future__ import annotations
@@ -22,6 +23,10 @@ from segformer_deploy.errors import OutputError
 
 # linux/fcntl.h and linux/fs.h: AT_FDCWD and RENAME_EXCHANGE.
 _HERE, _EXCHANGE = -100, 2
+# The shortest that a common file system takes (eCryptfs); most take 255 bytes.
+_NAME_BYTES = 143
+# For more files one syncfs is faster than an fsync each: for 250, 4 ms instead of 40 (ext4).
+_SYNCED_ONE_BY_ONE = 8
 _ADVICE = {
     errno.ENOSPC: "free some space on that disk, or choose another place with --output",
     errno.EDQUOT: "free some of your quota, or choose another place with --output",
@@ -34,9 +39,9 @@ _ADVICE = {
 
 def output_error(path: Path, error: OSError) -> OutputError:
     """The `OutputError` that tells what stopped us from writing `path`."""
-    reason = error.strerror or str(error)
     advice = _ADVICE.get(error.errno or 0, "choose another place with --output")
-    return OutputError(f"cannot write {path}: {reason}", "a place that can be written", advice)
+    found = f"cannot write {path}: {error.strerror or error}"
+    return OutputError(found, "a place that can be written", advice)
 
 
 @contextmanager
@@ -52,29 +57,82 @@ def _aside(path: Path, kind: str = "partial") -> Path:
     path = path.absolute()  # "." and ".." have no name of their own
     # In the same folder, so that the rename never crosses a file system; the ending stays
     # last, because video and image writers choose their format by it.
-    return path.with_name(f".{path.stem}.{secrets.token_hex(4)}.{kind}{path.suffix}")
+    stem, suffix = _short(path)
+    return path.with_name(f".{stem}.{secrets.token_hex(4)}.{kind}{suffix}")
+
+
+def _short(path: Path) -> tuple[str, str]:
+    """Stem and ending for names beside `path`: its own, or a hash where nothing can be added."""
+    if len(os.fsencode(path.name)) <= _NAME_BYTES - len("..01234567.partial"):
+        return path.stem, path.suffix
+    ending = path.suffix if len(os.fsencode(path.suffix)) <= 16 else ""
+    return hashlib.sha256(os.fsencode(path.name)).hexdigest()[:32], ending
+
+
+def _lock(path: Path) -> Path:
+    return path.with_name(f".{''.join(_short(path))}.lock")
 
 
 @contextmanager
-def atomic_file(path: Path, *, keep_on_interrupt: bool = False) -> Iterator[Path]:
+def atomic_file(
+    path: Path, *, keep_on_interrupt: bool = False, durable: bool = True
+) -> Iterator[Path]:
     """Give a temporary path to write to; rename it to `path` when the block ends well.
 
     With `keep_on_interrupt` a KeyboardInterrupt keeps what was written (the writer has
     closed it properly by then) and is raised again; any other exception removes it.
+    Without `durable` a power loss within the next seconds may leave an empty file.
     """
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = _aside(path)
         try:
             yield temporary
-            temporary.replace(path)
+            _put(temporary, path, durable)
         except KeyboardInterrupt:
             if keep_on_interrupt and temporary.exists():
-                temporary.replace(path)
+                _put(temporary, path, durable)
             raise
         finally:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
+
+
+def _put(temporary: Path, path: Path, durable: bool) -> None:
+    if durable:
+        _sync(temporary)
+    temporary.replace(path)
+
+
+def _sync(path: Path) -> None:
+    """Return when the file, or the folder's list of names, is on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS):  # nothing to sync there
+            raise
+    finally:
+        os.close(handle)
+
+
+def sync_folder(folder: Path) -> None:
+    """Return when all that lies in `folder` is on the disk; OSError where it does not get there."""
+    below = [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
+    if len(below) > _SYNCED_ONE_BY_ONE and _sync_all(folder):
+        return
+    for path in (*below, *(path for path in folder.rglob("*") if path.is_dir()), folder):
+        _sync(path)
+
+
+def _sync_all(folder: Path) -> bool:
+    """Linux's syncfs: the whole file system of `folder`; False where system or disk refuses."""
+    call = getattr(ctypes.CDLL(None), "syncfs", None)
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        return call is not None and bool(call(handle) == 0)
+    finally:
+        os.close(handle)
 
 
 @contextmanager
@@ -97,7 +155,10 @@ def atomic_folder(path: Path, aside: Path | None = None) -> Iterator[Path]:
             temporary.mkdir()
             try:
                 yield temporary
+                sync_folder(temporary)
                 _swap_folder(temporary, path, aside)
+                with suppress(OSError):  # it is whole; only its new name might be lost
+                    _sync(path.parent)
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
 
@@ -117,8 +178,7 @@ def recover_folder(path: Path) -> None:
 def clear_leftovers(path: Path) -> None:
     """Remove what killed builds of the folder `path` left beside it."""
     path = Path(os.path.realpath(path))
-    lock = path.with_name(f".{path.name}.lock")
-    if _left(path, "old") or _left(path, "partial") or lock.exists():
+    if _left(path, "old") or _left(path, "partial") or _lock(path).exists():
         with writing(path), only_writer(path):
             _clear_leftovers(path, path)
 
@@ -129,14 +189,12 @@ def only_writer(path: Path, aside: Path | None = None) -> Iterator[None]:
 
     The lock is a file beside `path`, or beside `aside` where that is given.
     """
-    aside = aside or path
-    lock = aside.with_name(f".{aside.name}.lock")
+    lock = _lock(aside or path)
     while True:
         handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             _take(handle, path)
-            held = os.fstat(handle).st_ino
-            if _inode(lock) == held:
+            if _inode(lock) == os.fstat(handle).st_ino:
                 break
         except BaseException:
             os.close(handle)
@@ -153,10 +211,9 @@ def only_writer(path: Path, aside: Path | None = None) -> Iterator[None]:
 
 
 def _inode(path: Path) -> int | None:
-    try:
+    with suppress(FileNotFoundError):
         return path.stat().st_ino
-    except FileNotFoundError:
-        return None
+    return None
 
 
 def _take(handle: int, path: Path) -> None:
@@ -186,7 +243,8 @@ def _clear_leftovers(path: Path, aside: Path) -> None:
 
 def _left(path: Path, kind: str) -> list[Path]:
     """Earlier results of `_aside`, oldest first."""
-    pattern = f".{glob.escape(path.stem)}.{'[0-9a-f]' * 8}.{kind}{glob.escape(path.suffix)}"
+    stem, suffix = map(glob.escape, _short(path))
+    pattern = f".{stem}.{'[0-9a-f]' * 8}.{kind}{suffix}"
     return sorted(path.parent.glob(pattern), key=lambda one: one.stat().st_mtime)
 
 
@@ -194,17 +252,15 @@ def _swap_folder(new: Path, path: Path, aside: Path) -> None:
     """Put `new` where `path` is, in one step where the system can exchange two names."""
     if not path.exists():
         new.rename(path)
-        return
-    if _exchange(new, path):
-        return  # the older one now has the temporary name, and goes with it
-    old = _aside(aside, "old")
-    path.rename(old)
-    try:
-        new.rename(path)
-    except OSError:
-        old.rename(path)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
+    elif not _exchange(new, path):  # else the older one has the temporary name, and goes with it
+        old = _aside(aside, "old")
+        path.rename(old)
+        try:
+            new.rename(path)
+        except OSError:
+            old.rename(path)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def _exchange(one: Path, other: Path) -> bool:
@@ -217,11 +273,9 @@ def _exchange(one: Path, other: Path) -> bool:
 
 def user_cache() -> Path | None:
     """This user's folder for what can be made again; None where there is no home to keep it in."""
-    try:
-        root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    except RuntimeError:
-        return None
-    return root / "segdeploy"
+    with suppress(RuntimeError):
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "segdeploy"
+    return None
 
 
 def write_text(path: Path, text: str) -> None:
@@ -231,8 +285,8 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write `data` to `path` atomically."""
-    with atomic_file(path) as temporary:
+    """Write `data` to `path` atomically, not `durable`: the pictures of a run are written so."""
+    with atomic_file(path, durable=False) as temporary:
         temporary.write_bytes(data)
 
 

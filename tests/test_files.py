@@ -96,6 +96,98 @@ def test_system_errors_name_the_file_and_the_next_step(
     assert word in caught.value.next_step
 
 
+class Disk:
+    """What was synced, and what was made visible, in order."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, syncfs: bool = False) -> None:
+        self.events: list[tuple[str, str]] = []
+        fsync, rename, replace = os.fsync, Path.rename, Path.replace
+
+        def synced(handle: int) -> None:
+            self.events.append(("sync", os.path.realpath(f"/proc/self/fd/{handle}")))
+            fsync(handle)
+
+        def moved(move: Any) -> Any:
+            def call(path: Path, to: Path) -> Path:
+                self.events.append(("rename", str(path)))
+                return move(path, to)  # type: ignore[no-any-return]
+
+            return call
+
+        monkeypatch.setattr(os, "fsync", synced)
+        monkeypatch.setattr(Path, "rename", moved(rename))
+        monkeypatch.setattr(Path, "replace", moved(replace))
+        if not syncfs:
+            monkeypatch.setattr(files, "_sync_all", lambda _: False)
+
+    def before_rename(self) -> set[str]:
+        """The names of what was synced before it, from the written file or folder on."""
+        place = [kind for kind, _ in self.events].index("rename")
+        written = self.events[place][1]
+        return {os.path.relpath(path, written) for _, path in self.events[:place]}
+
+
+def test_a_file_is_on_the_disk_before_it_is_renamed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = Disk(monkeypatch)
+    write_text(tmp_path / "x", "text")
+    assert disk.before_rename() == {"."}
+    disk.events.clear()
+    with (
+        pytest.raises(KeyboardInterrupt),
+        atomic_file(tmp_path / "y", keep_on_interrupt=True) as temporary,
+    ):
+        temporary.write_text("so far")
+        raise KeyboardInterrupt
+    assert disk.before_rename() == {"."}
+    disk.events.clear()
+    write_bytes(tmp_path / "frame.png", b"one of thousands")
+    assert [kind for kind, _ in disk.events] == ["rename"]
+
+
+@pytest.mark.parametrize("many", [3, 20])
+@pytest.mark.parametrize("syncfs", [False, True])
+def test_a_folder_is_on_the_disk_before_it_is_renamed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, many: int, syncfs: bool
+) -> None:
+    disk, all_at_once = Disk(monkeypatch, syncfs=syncfs), []
+    if syncfs:
+        real = files._sync_all
+        monkeypatch.setattr(
+            files, "_sync_all", lambda folder: all_at_once.append(len(disk.events)) or real(folder)
+        )
+    with atomic_folder(tmp_path / "folder") as temporary:
+        (temporary / "deep").mkdir()
+        for number in range(many):
+            (temporary / "deep" / str(number)).write_text("x")
+        (temporary / "dangling").symlink_to("nowhere")
+    names = {".", "deep", *(f"deep/{number}" for number in range(many))}
+    if syncfs and many > 8:
+        assert all_at_once == [0]
+    else:
+        assert all_at_once == []
+        assert disk.before_rename() == names
+    assert disk.events[-1] == ("sync", os.path.realpath(tmp_path))
+
+
+def test_a_disk_that_does_not_take_the_bytes_keeps_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_text(tmp_path / "x", "old")
+
+    def refused(_: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", refused)
+    with pytest.raises(OutputError, match="Input/output error"):
+        write_text(tmp_path / "x", "new")
+    with pytest.raises(OutputError, match="Input/output error"):
+        swap(tmp_path / "folder", "new")
+    assert (tmp_path / "x").read_text() == "old"
+    assert entries(tmp_path) == ["x"]
+
+
 def test_a_full_disk_is_an_output_error() -> None:
     full = Path("/dev/full")
     if not full.exists():
@@ -137,7 +229,10 @@ def swap(target: Path, text: str) -> None:
         (temporary / "manifest.json").write_text(text)
 
 
-NAMES = ["engine", "engine.v1", ".hidden", "a b", "[x]*?", "é", "engine.partial", "x.old"]
+NAMES = [
+    "engine", "engine.v1", ".hidden", "a b", "[x]*?", "é", "engine.partial", "x.old",
+    "n" * 255, "é" * 120 + ".mp4", "x." + "e" * 250, "n" * 126,
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -148,6 +243,16 @@ def test_what_a_killed_build_left_is_cleared(tmp_path: Path, name: str) -> None:
     swap(target, "new")
     assert text_of(target) == "new"
     assert entries(tmp_path) == [name]
+
+
+def test_long_names_do_not_share_what_lies_beside_them(tmp_path: Path) -> None:
+    one, other = tmp_path / ("n" * 250 + ".mp4"), tmp_path / ("n" * 250 + ".mkv")
+    write_bytes(one, b"1")
+    assert one.read_bytes() == b"1"
+    left = filled(files._aside(one.with_suffix(".avi")), "another's")
+    with atomic_folder(other) as temporary:
+        assert temporary.suffix == ".mkv"
+    assert entries(tmp_path) == sorted([one.name, other.name, left.name])
 
 
 def test_only_its_own_leftovers_are_cleared(tmp_path: Path) -> None:

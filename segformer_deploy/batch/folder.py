@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from segformer_deploy import files
+from segformer_deploy.batch.chunk import read_chunk
 from segformer_deploy.batch.items import Item
 from segformer_deploy.batch.plan import Plan
 from segformer_deploy.errors import InputError, OutputError, SpecError
@@ -35,6 +36,8 @@ from segformer_deploy.errors import InputError, OutputError, SpecError
 STATE = ".segdeploy"
 RECORD = "item.json"
 _FORMAT = 1
+# Of a path, for what is written in a result's folder while its name is a temporary one.
+_ROOM = 80
 
 
 class BatchFolder:
@@ -105,9 +108,11 @@ class BatchFolder:
         """What was written of an item with these settings; None where it is not finished.
 
         Raises:
-            OutputError: something else lies in its place.
+            OutputError: something else lies in its place, or its name is too long for this disk.
         """
         place = self.result(item)
+        with files.writing(place):
+            _check_name(self.output, place)
         if not os.path.lexists(place):
             return None
         try:
@@ -123,9 +128,12 @@ class BatchFolder:
         return found if found["settings"] == self.settings else None
 
     def plan(self, item: Item) -> Plan | None:
-        """The plan that was made of an item before."""
-        found = self._read(self._plan_path(item))
-        return None if found is None else Plan.from_dict(found)
+        """The plan that was made of an item before; a damaged one is none."""
+        try:
+            found = self._read(self._plan_path(item))
+            return None if found is None else Plan.from_dict(found)
+        except SpecError:
+            return None
 
     def keep_plan(self, item: Item, plan: Plan) -> None:
         """Keep a plan; chunks of another one go."""
@@ -138,6 +146,17 @@ class BatchFolder:
     def chunk(self, item_key: str, number: int, chunks: int) -> Path:
         """Where a finished chunk lies."""
         return self._chunks / item_key / f"{number:04d}-of-{chunks:04d}"
+
+    def finished(self, place: Path) -> bool:
+        """Whether a chunk is there as it was written; a damaged one is removed."""
+        if not place.is_dir():
+            return False
+        try:
+            read_chunk(place)
+        except OutputError:
+            shutil.rmtree(place, ignore_errors=True)
+            return False
+        return True
 
     def chunks(self, item: Item, plan: Plan) -> list[Path]:
         """All chunks of an item, in order, whether they are there or not."""
@@ -158,6 +177,7 @@ class BatchFolder:
             aside.mkdir()
             try:
                 yield aside
+                files.sync_folder(aside)
                 self.check()
                 try:
                     aside.rename(place)
@@ -168,13 +188,17 @@ class BatchFolder:
             finally:
                 shutil.rmtree(aside, ignore_errors=True)
 
+    def drop(self, item: Item) -> None:
+        """Remove the plan and the chunks of an item, to begin it anew."""
+        self._drop_chunks(item)
+        with files.writing(self._plan_path(item)):
+            self._plan_path(item).unlink(missing_ok=True)
+
     def forget(self, item: Item) -> None:
         """Remove the plan, the chunks and all leftovers of an item whose results are there."""
         if self._plan_path(item).exists():  # goes last: as long as it is there, something may be
             files.clear_leftovers(self.result(item))
-            self._drop_chunks(item)
-            with files.writing(self._plan_path(item)):
-                self._plan_path(item).unlink(missing_ok=True)
+            self.drop(item)
 
     def _drop_chunks(self, item: Item) -> None:
         shutil.rmtree(self._chunks / item.key, ignore_errors=True)
@@ -196,6 +220,8 @@ class BatchFolder:
             identity,
         ):
             raise _other_settings(self.output, found.get("identity"), identity)
+        elif found is not None and not {"token", "restarted"} <= found.keys():
+            raise _unreadable(self._batch, "something is missing in it")
         if found is None:
             for old in (self._chunks, self._plans):
                 shutil.rmtree(old, ignore_errors=True)
@@ -225,6 +251,15 @@ class BatchFolder:
         if not isinstance(data, dict):
             raise _unreadable(path, "it is no object")
         return data
+
+
+def _check_name(output: Path, place: Path) -> None:
+    """OSError where the disk takes no such name: else that is found when all is segmented."""
+    longest = max(len(os.fsencode(name)) for name in place.relative_to(output).parts)
+    whole = len(os.fsencode(place)) + _ROOM
+    limits = os.pathconf(output, "PC_NAME_MAX"), os.pathconf(output, "PC_PATH_MAX")
+    if any(0 < most < long for most, long in zip(limits, (longest, whole), strict=True)):
+        raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
 
 
 def _unreadable(path: Path, why: str) -> SpecError:

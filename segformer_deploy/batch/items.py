@@ -25,6 +25,8 @@ VIDEO_ENDINGS = frozenset(
 )
 """Files of a folder that are taken where no pattern is given."""
 LIST_ENDING = ".txt"
+OUTSIDE = "outside"
+"""The folder, in the output, of what a list names that does not lie below its own folder."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,8 @@ class Item:
     """One video of a batch.
 
     Attributes:
-        name: its path below the source, ``/`` between: also that of its results' folder.
+        name: its path below the source, ``/`` between: also that of its results' folder. What
+            lies elsewhere has `OUTSIDE` and its whole path.
         path: the absolute path.
     """
 
@@ -68,7 +71,8 @@ def find_items(
         recursive: folders in a folder too.
 
     Raises:
-        InputError: nothing there, no video, or `output` is the source folder itself.
+        InputError: nothing there, no video, `output` is the source folder itself, or two videos
+            would have one name.
     """
     path = Path(source)
     if path.is_dir():
@@ -90,12 +94,15 @@ def find_items(
 
 
 def _in_folder(folder: Path, output: Path, pattern: str | None, recursive: bool) -> Found:
-    if folder.resolve() == output.resolve():
+    real, own = _real(folder), _real(output)
+    if real == own:
         raise InputError(
             f"the output {output} is the source folder itself", "another folder", "--output out"
         )
+    if real.is_relative_to(own):
+        raise _all_in(output)
     videos, pictures = [], 0
-    for path in _files(folder, recursive):
+    for path in _files(folder, recursive, {str(own)}):
         if pattern is not None:
             if fnmatch.fnmatch(path.name, pattern):
                 videos.append(path)
@@ -116,16 +123,20 @@ def _in_folder(folder: Path, output: Path, pattern: str | None, recursive: bool)
             "" if recursive else "--recursive searches the folders in it too",
         )
     notes = [f"{pictures} pictures in {folder} are left out"] if pictures else []
+    if recursive and own.is_relative_to(real) and own.is_dir():
+        notes.append(f"the output {output} lies in the source: what is in it is left out")
     found = _found(folder.absolute(), videos, output)
     return Found(found.items, (*notes, *found.notes))
 
 
-def _files(folder: Path, recursive: bool) -> Iterator[Path]:
-    """All files, hidden ones and those in hidden folders left out; links are followed."""
-    seen = set()
+def _files(folder: Path, recursive: bool, seen: set[str]) -> Iterator[Path]:
+    """All files, hidden ones and those in hidden folders left out; links are followed.
+
+    Folders whose real paths are in `seen` are not gone into.
+    """
     for place, folders, names in os.walk(folder, followlinks=True, onerror=_unreadable):
         real = os.path.realpath(place)
-        if real in seen:  # a link that leads back
+        if real in seen:  # our own results, or a link that leads back
             folders.clear()
             continue
         seen.add(real)
@@ -141,7 +152,7 @@ def _unreadable(error: OSError) -> None:
 
 def _in_list(path: Path, output: Path) -> Found:
     try:
-        lines = path.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+        lines = path.read_text(encoding="utf-8-sig", errors="surrogateescape").splitlines()
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}", "a list of paths") from error
     named = [line.strip() for line in lines]
@@ -163,20 +174,53 @@ def _matching(pattern: str, output: Path) -> Found:
 
 def _found(root: Path, paths: Iterable[Path], output: Path) -> Found:
     """Items named from `root` on; each file once, and none of our own results."""
+    root = _plain(root)
     items: dict[str, Item] = {}
-    own = output.absolute()
+    own = _real(output)
     left_out = 0
-    for path in paths:
-        path = Path(os.path.normpath(path.absolute()))
-        if path.is_relative_to(own):
+    for path in map(_plain, paths):
+        in_its_folder = _real(path.parent) / path.name
+        if in_its_folder.is_relative_to(own) or _real(path).is_relative_to(own):
             left_out += 1
             continue
-        inside = path.is_relative_to(root)
-        # What lies elsewhere keeps its whole path, so that no two share a name.
-        name = path.relative_to(root) if inside else path.relative_to(path.anchor)
-        items.setdefault(name.as_posix(), Item(name.as_posix(), path))
+        item = Item(_name(path, in_its_folder, root), path)
+        other = items.setdefault(item.name, item)
+        if _real(other.path) != _real(path):
+            raise InputError(
+                f"two videos, {other.path} and {path}, would both be called {item.name}",
+                "a name for each in the output folder",
+                "move one of them, or take it into a batch of its own",
+            )
     if not items:
-        raise InputError(f"all videos lie in the output {output}", "videos outside it")
+        raise _all_in(output)
     ordered = sorted(items.values(), key=lambda item: natural_key(item.name))
     notes = [f"{left_out} videos below {output} are left out"] if left_out else []
     return Found(tuple(ordered), tuple(notes))
+
+
+def _name(path: Path, real: Path, root: Path) -> str:
+    """Below the source, from there on; elsewhere, the whole path below a folder of its own."""
+    for one, folder in ((path, root), (real, _real(root))):
+        if one.is_relative_to(folder):
+            return one.relative_to(folder).as_posix()
+    return f"{OUTSIDE}/{path.relative_to(path.anchor).as_posix()}"
+
+
+def _plain(path: Path) -> Path:
+    """The absolute path without ``..``, as the system goes it: from a link's target upwards."""
+    plain = Path("/")
+    for part in path.absolute().parts[1:]:
+        if part != "..":
+            plain /= part
+        else:
+            plain = (_real(plain) if plain.is_symlink() else plain).parent
+    return plain
+
+
+def _real(path: Path) -> Path:
+    """Without links; what is not there, and links in a circle, stay as they are."""
+    return Path(os.path.realpath(path))
+
+
+def _all_in(output: Path) -> InputError:
+    return InputError(f"all videos lie in the output {output}", "videos outside it")

@@ -6,19 +6,20 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from segformer_deploy import files
+from segformer_deploy.batch.chunk import read_chunk
 from segformer_deploy.batch.folder import RECORD, BatchFolder
 from segformer_deploy.batch.items import Item
 from segformer_deploy.batch.plan import Plan
 from segformer_deploy.batch.run_length import join_logs
 from segformer_deploy.batch.settings import BatchSettings
-from segformer_deploy.batch.worker import MASKS, META, OVERLAY, RUNS
-from segformer_deploy.errors import OutputError, VerificationError
+from segformer_deploy.batch.worker import MASKS, OVERLAY, RUNS
+from segformer_deploy.errors import VerificationError
 from segformer_deploy.video.coded import CodedPart, JoinedVideo
 from segformer_deploy.video.video_file import VideoFile
 
@@ -79,14 +80,15 @@ def join_item(folder: BatchFolder, item: Item, plan: Plan, settings: BatchSettin
     joined = Joined()
     if plan.note:
         joined.note([plan.note])
-    metas = [_meta(chunk) for chunk in chunks]
+    metas = [read_chunk(chunk) for chunk in chunks]
     for meta in metas:
         joined.add(meta)
     if plan.parts and joined.frames != plan.frames:
+        folder.drop(item)
         raise VerificationError(
             f"the chunks of {item.path} hold {joined.frames} frames",
             f"{plan.frames}, as planned",
-            "--restart makes them again",
+            "the same command makes them again",
         )
     place = folder.result(item)
     with files.atomic_folder(place) as aside:
@@ -97,24 +99,13 @@ def join_item(folder: BatchFolder, item: Item, plan: Plan, settings: BatchSettin
             _join_masks(aside / MASKS, chunks)
         if settings.parquet:
             join_logs(aside / RUNS, [chunk / RUNS for chunk in chunks])
-        _check_masks(aside / MASKS, joined.frames if settings.masks else 0)
+        if settings.masks:
+            _check_masks(aside / MASKS, joined.frames, lambda: folder.drop(item))
         record = {"settings": folder.settings, "source": list(plan.stamp), "chunks": plan.chunks}
         text = json.dumps({**record, **joined.to_dict()}, indent=1)
         (aside / RECORD).write_text(text, encoding="utf-8")
         folder.check()
     return joined
-
-
-def _meta(chunk: Path) -> dict[str, Any]:
-    try:
-        meta: dict[str, Any] = json.loads((chunk / META).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise OutputError(
-            f"the finished chunk {chunk} cannot be read: {error}",
-            "chunks that nobody touches while the batch runs",
-            "the same command makes it again",
-        ) from error
-    return meta
 
 
 def _join_overlay(
@@ -145,9 +136,10 @@ def _link(old: Path, new: Path) -> None:
         shutil.copyfile(old, new)
 
 
-def _check_masks(folder: Path, frames: int) -> None:
-    found = sum(1 for _ in folder.iterdir()) if frames else 0
+def _check_masks(folder: Path, frames: int, drop: Callable[[], None]) -> None:
+    found = sum(1 for _ in folder.iterdir())
     if found != frames:
+        drop()
         raise VerificationError(
-            f"{found} masks for {frames} frames", "one each", "--restart makes them again"
+            f"{found} masks for {frames} frames", "one each", "the same command makes them again"
         )

@@ -67,14 +67,28 @@ class Plan:
             parts = tuple(_part(part) for part in data["parts"])
             length, changed = data["stamp"]
             size = FrameSize.parse(data["size"])
-            return cls(parts, data["frames"], size, (length, changed), data["note"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise SpecError(f"a plan that does not read: {error!r}") from error
+            numbers = (_whole(data["frames"]), _whole(length), _whole(changed))
+            return cls(parts, numbers[0], size, numbers[1:], str(data["note"]))
+        except (KeyError, TypeError, ValueError, SpecError) as error:
+            raise SpecError(
+                f"a plan that does not read: {error!r}",
+                "a file that a batch wrote",
+                "the same command plans the video again",
+            ) from error
 
 
 def _part(data: dict[str, Any]) -> Part:
     key = data["key"]
-    return Part(**{**data, "key": None if key is None else tuple(key)})
+    part = Part(**{**data, "key": None if key is None else tuple(key)})
+    for number in (part.first, part.count, part.start or 0, part.end or 0):
+        _whole(number)
+    return part
+
+
+def _whole(number: Any) -> int:
+    if not isinstance(number, int):
+        raise TypeError(f"{number!r} is no whole number")
+    return number
 
 
 def stamp_of(path: Path) -> tuple[int, int]:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from segformer_deploy.batch.folder import BatchFolder
+from segformer_deploy.batch.identity import MadeBy
 from segformer_deploy.batch.items import Found, Item, find_items
 from segformer_deploy.batch.join import join_item
 from segformer_deploy.batch.plan import Plan, stamp_of
@@ -89,8 +90,12 @@ def run_batch(
     if job.settings.parquet:
         need_pyarrow()
     folder = BatchFolder(job.output)
-    with folder.opened(job.identity(), restart=job.restart):
-        batch = _Batch(folder, job.settings, pool, found.items, on_progress)
+    identity = job.identity()
+    with folder.opened(identity, restart=job.restart):
+        make = partial(
+            ChunkWorker, job.settings, folder.output, folder.token, MadeBy(identity["engine"])
+        )
+        batch = _Batch(folder, job.settings, pool, make, found.items, on_progress)
         interrupted = False
         try:
             batch.go(on_begin)
@@ -141,10 +146,12 @@ class _Batch:
         folder: BatchFolder,
         settings: BatchSettings,
         pool: Pool,
+        make_worker: Callable[[], ChunkWorker],
         items: Iterable[Item],
         on_progress: OnProgress | None,
     ) -> None:
         self._folder, self._settings, self._pool = folder, settings, pool
+        self._make_worker = make_worker
         self._on_progress = on_progress or (lambda *_: None)
         self.work = [
             _Work(item, ItemReport(item.name, item.path, folder.result(item))) for item in items
@@ -214,8 +221,7 @@ class _Batch:
             for one in work:
                 self._join_if_complete(one)
             uneven: dict[str, str] = {}
-            make = partial(ChunkWorker, self._settings, self._folder.output, self._folder.token)
-            for one, outcome in self._outcomes(make, tasks):
+            for one, outcome in self._outcomes(self._make_worker, tasks):
                 self._take(one, outcome, uneven)
                 self._on_progress("segmenting", self._done, self._total)
             work = [self._made_whole(self._by_key[key], why) for key, why in uneven.items()]
@@ -234,7 +240,8 @@ class _Batch:
         plan, item = one.plan, one.item
         assert plan is not None
         places = self._folder.chunks(item, plan)
-        one.missing = {number for number, place in enumerate(places) if not place.is_dir()}
+        finished = self._folder.finished
+        one.missing = {number for number, place in enumerate(places) if not finished(place)}
         self._done += sum(
             plan.frames_of(number) for number in range(plan.chunks) if number not in one.missing
         )

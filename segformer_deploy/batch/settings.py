@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from segformer_deploy import files
+from segformer_deploy.batch.identity import engine_hash
 from segformer_deploy.engine.backend import AUTO
 from segformer_deploy.engine.tiling import Tiling
 from segformer_deploy.errors import InputError
@@ -91,17 +90,3 @@ class BatchSettings:
             "legend": self.legend,
             "chunk_seconds": self.chunk_seconds,
         }
-
-
-def engine_hash(engine: Path) -> str:
-    """The SHA-256 of an engine: of a file's bytes, or of a folder's file names and their bytes."""
-    if engine.is_file():
-        return files.sha256_of_file(engine)
-    if not engine.is_dir():
-        raise InputError(f"no such engine: {engine}", "an engine folder or .onnx file")
-    digest = hashlib.sha256()
-    for path in sorted(engine.rglob("*")):
-        if path.is_file():
-            name = path.relative_to(engine).as_posix()
-            digest.update(f"{name}\0{files.sha256_of_file(path)}\0".encode(errors="replace"))
-    return digest.hexdigest()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from segformer_deploy.batch.chunk import write_chunk
 from segformer_deploy.batch.folder import BatchFolder
+from segformer_deploy.batch.identity import MadeBy
 from segformer_deploy.batch.plan import Plan, plan_video, stamp_of
 from segformer_deploy.batch.run_length import RunLengthLog, need_pyarrow
 from segformer_deploy.batch.settings import BatchSettings
@@ -21,7 +22,7 @@ from segformer_deploy.video.stream import Stream
 from segformer_deploy.video.video_file import VideoFile
 from segformer_deploy.video.video_part import UnevenPartError, VideoPart
 
-OVERLAY, MASKS, RUNS, META = "overlay.h264", "masks", "frames.parquet", "chunk.json"
+OVERLAY, MASKS, RUNS = "overlay.h264", "masks", "frames.parquet"
 
 
 class Planner:
@@ -34,22 +35,34 @@ class Planner:
 class ChunkWorker:
     """A worker that segments chunks into the output folder.
 
+    Args:
+        settings, output, token: of the batch.
+        made_by: what the batch was begun with; None: whatever is here.
+
     Raises:
-        SegdeployError: the engine does not load here, the folder is not seen from here, or
-            something that the outputs need is missing.
+        SegdeployError: the engine does not load here or is another one, the folder is not seen
+            from here, or something that the outputs need is missing.
     """
 
-    def __init__(self, settings: BatchSettings, output: Path, token: str) -> None:
+    def __init__(
+        self, settings: BatchSettings, output: Path, token: str, made_by: MadeBy | None = None
+    ) -> None:
         self._settings = settings
         self._folder = BatchFolder(output, token)
         self._folder.check()
         if settings.parquet:
             need_pyarrow()
         self._segment = settings.open_segmenter()
+        if made_by is not None:
+            try:  # after it was opened: what is replaced before is seen, too
+                made_by.check(settings.engine)
+            except BaseException:
+                self.close()
+                raise
 
     def __call__(self, task: ChunkTask) -> ChunkResult:
         place = self._folder.chunk(task.key, task.number, task.chunks)
-        if place.is_dir():  # made by one who could not say so any more
+        if self._folder.finished(place):  # made by one who could not say so any more
             return ChunkResult()
         if stamp_of(task.path) != task.stamp:
             raise MediaError(
@@ -92,7 +105,7 @@ class ChunkWorker:
             meta = _meta(report)
             if sink is not None:
                 meta["coded"] = sink.coded.to_dict()
-        (aside / META).write_text(json.dumps(meta), encoding="utf-8")
+        write_chunk(aside, meta)
         return report.frames
 
 

@@ -9,29 +9,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from segformer_deploy.bench.fleet_length import Length, frames_of, length_for
 from segformer_deploy.bench.fleet_times import Times
-from segformer_deploy.bench.queueing import (
-    ALONE,
-    COUNTED,
-    Batch,
-    Frames,
-    Policy,
-    camera_frames,
-    serve,
-)
+from segformer_deploy.bench.queueing import ALONE, COUNTED, Batch, Policy, serve
 from segformer_deploy.bench.queueing_theory import mean_wait, periodic_wait_percentile
 from segformer_deploy.errors import InputError
 
-SEED = 0
-_LEAST_SECONDS, _LEAST_FRAMES = 10.0, 50
-_FRAMES_IN_ALL, _MOST_DRAWS = 120_000, 24
-_MOST_FRAMES = 2_000_000
-"""Above it a draw is shorter than ten seconds: so many cameras need no long look at each."""
+_MOST_PERIODS = 5
+"""Of jitter: what comes later than that is no frame that is late, but a camera that was away."""
 _AROUND = range(-2, 4)
 """Numbers of devices beside the answer that are shown with it."""
 
@@ -46,7 +35,7 @@ class Fleet:
     Attributes:
         fps: frames per second of each camera.
         streams: frames that a device works on at a time.
-        jitter_ms: by how much a frame may come late.
+        jitter_ms: by how much a frame may come late; InputError above five periods.
         batch, batch_ms: frames that a stream takes together at most, and what so many take; 1
             and None without batches.
     """
@@ -58,6 +47,15 @@ class Fleet:
     jitter_ms: float = 0.0
     batch: int = 1
     batch_ms: float | None = None
+
+    def __post_init__(self) -> None:
+        most = _MOST_PERIODS * 1000 / self.fps
+        if not 0 <= self.jitter_ms <= most:
+            raise InputError(
+                f"a jitter of {self.jitter_ms:g} ms at {self.fps:g} frames/s",
+                f"at most {_MOST_PERIODS} periods: {most:g} ms",
+                "a smaller --jitter, or a lower --fps",
+            )
 
     def least_ms(self, mean_ms: float) -> float:
         """What a frame takes at best: alone, or its share of a full batch."""
@@ -75,9 +73,10 @@ class Fleet:
             self, batch_ms=None if self.batch_ms is None else self.batch_ms + self.batch * ms
         )
 
-    def load(self, mean_ms: float) -> float:
-        """Streams that the frames keep busy, in full batches."""
-        return self.cameras * self.fps * self.least_ms(mean_ms) / 1000
+    def load(self, mean_ms: float, cameras: int | None = None) -> float:
+        """Streams that the frames (of so many cameras) keep busy, in full batches."""
+        number = self.cameras if cameras is None else cameras
+        return number * self.fps * self.least_ms(mean_ms) / 1000
 
     def fullest(self, devices: int) -> int:
         """Cameras of the device that has most: they are dealt out evenly."""
@@ -113,6 +112,7 @@ class Standing:
         busy: the share of the devices' time that the frames ask for; above 100 it is not there.
         drops, worst_drops: of all frames; of the camera that fares worst.
         stable: false where a queue grows for ever.
+        settled: false where it could not be watched for long enough: ages would be older.
     """
 
     devices: int
@@ -121,6 +121,7 @@ class Standing:
     worst_drops: float
     age_ms: dict[str, float]
     stable: bool
+    settled: bool
     within: bool
 
     def to_dict(self) -> dict[str, Any]:
@@ -131,6 +132,7 @@ class Standing:
             "worst_camera_drops_percent": round(self.worst_drops, 4),
             "age_ms": {name: round(value, 3) for name, value in self.age_ms.items()},
             "stable": self.stable,
+            "settled": self.settled,
             "within": self.within,
         }
 
@@ -149,7 +151,7 @@ class Answer:
 
 
 class Trial:
-    """One fleet with one kind of device; its frames are drawn once.
+    """One fleet with one kind of device; the frames are the same each time.
 
     Args:
         ms: what a frame may take on a device: one value, or measured samples.
@@ -159,38 +161,17 @@ class Trial:
         self._fleet, self._allowed = fleet, allowed
         self._mean_ms = float(np.mean(ms))
         self._batch = fleet.batched(self._mean_ms)
-        self._ms = ms
-        self._seconds = max(
-            min(_LEAST_SECONDS, _MOST_FRAMES / (fleet.cameras * fleet.fps)),
-            _LEAST_FRAMES * max(1 / fleet.fps, self._mean_ms / 1000),
-        )
-
-    @cached_property
-    def _draws(self) -> list[Frames]:
-        """Many devices show many phases at once; of few, more draws do."""
-        fleet, rng = self._fleet, np.random.default_rng(SEED)
-        each = fleet.cameras * fleet.fps * self._seconds
-        service, jitter = np.array(self._ms) / 1000, fleet.jitter_ms / 1000
-        return [
-            camera_frames(fleet.cameras, 1 / fleet.fps, self._seconds, service, rng, jitter)
-            for _ in range(min(_MOST_DRAWS, max(1, int(_FRAMES_IN_ALL / each))))
-        ]
+        self._service = np.array(ms) / 1000
+        # An excerpt of many devices is often that of a few more, too.
+        self._seen: dict[Length, tuple[dict[str, float], float, float]] = {}
 
     def standing(self, devices: int) -> Standing:
         """How that many devices fare, over all draws."""
         fleet = self._fleet
-        ages, came, gone = [], np.zeros(fleet.cameras), np.zeros(fleet.cameras)
-        first, last = (share * self._seconds for share in COUNTED)
-        for frames in self._draws:
-            served = serve(frames, devices, fleet.streams, fleet.policy, self._batch)
-            counts = (frames.arrival_s >= first) & (frames.arrival_s < last)
-            dropped = served.dropped
-            ages.append(served.age_s[counts & ~dropped])
-            came += np.bincount(frames.camera[counts], minlength=fleet.cameras)
-            gone += np.bincount(frames.camera[counts & dropped], minlength=fleet.cameras)
-        age = 1000 * np.concatenate(ages)
-        shown = {f"p{q}": float(np.percentile(age, q)) for q in (50, 90, 99)}
-        drops, worst = float(100 * gone.sum() / came.sum()), float(100 * (gone / came).max())
+        length = length_for(fleet, self._service, devices)
+        if length not in self._seen:
+            self._seen[length] = self._watch(length)
+        age_ms, drops, worst = self._seen[length]
         stable = fleet.policy == "newest" or self._load_of(fleet.fullest(devices)) < fleet.streams
         late = self._allowed.latency_ms
         return Standing(
@@ -198,12 +179,29 @@ class Trial:
             100 * fleet.load(self._mean_ms) / (devices * fleet.streams),
             drops,
             worst,
-            shown,
+            age_ms,
             stable,
+            length.settles,
             stable
             and worst <= self._allowed.drops_percent
-            and (late is None or shown[self._allowed.percentile] <= late),
+            and (late is None or (length.settles and age_ms[self._allowed.percentile] <= late)),
         )
+
+    def _watch(self, length: Length) -> tuple[dict[str, float], float, float]:
+        """Percentiles of the ages in ms; drops of all cameras and of the worst, in percent."""
+        fleet = self._fleet
+        ages, (came, gone) = [], np.zeros((2, length.cameras))
+        first, last = (share * length.seconds for share in COUNTED)
+        for frames in frames_of(fleet, length, self._service):
+            served = serve(frames, length.devices, fleet.streams, fleet.policy, self._batch)
+            counts = (frames.arrival_s >= first) & (frames.arrival_s < last)
+            dropped = served.dropped
+            ages.append(served.age_s[counts & ~dropped])
+            came += np.bincount(frames.camera[counts], minlength=length.cameras)
+            gone += np.bincount(frames.camera[counts & dropped], minlength=length.cameras)
+        age = 1000 * np.concatenate(ages)
+        shown = {f"p{q}": float(np.percentile(age, q)) for q in (50, 90, 99)}
+        return shown, float(100 * gone.sum() / came.sum()), float(100 * (gone / came).max())
 
     def least(self) -> int:
         """The fewest devices that have the time: no simulation can do with less."""
@@ -215,7 +213,7 @@ class Trial:
         return fleet.cameras + 1 if most < 1 else math.ceil(fleet.cameras / most)
 
     def _load_of(self, cameras: int) -> float:
-        return cameras * self._fleet.fps * self._fleet.least_ms(self._mean_ms) / 1000
+        return self._fleet.load(self._mean_ms, cameras)
 
 
 def devices_for(
@@ -243,7 +241,10 @@ def devices_for(
     low, step = high - 1, 1
     while not within(high):
         if high == fleet.cameras:
-            answer.why_none = "a device for each camera is not enough"
+            settled = answer.tried[high].settled
+            answer.why_none = "a device for each camera is not enough" + (
+                "" if settled else ": their queues do not settle within the longest simulation"
+            )
             return answer
         low, high, step = high, min(fleet.cameras, high + step), 2 * step
     while high - low > 1:

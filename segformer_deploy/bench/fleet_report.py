@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from segformer_deploy.bench.fleet import (
-    SEED,
     Allowed,
     Answer,
     Fleet,
@@ -16,6 +15,7 @@ from segformer_deploy.bench.fleet import (
     closed_form,
     devices_for,
 )
+from segformer_deploy.bench.fleet_length import SEED
 from segformer_deploy.bench.fleet_times import Times
 from segformer_deploy.files import atomic_file
 
@@ -41,7 +41,14 @@ class FleetReport:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        return self.times.notes
+        below = [one for one in self.likely.standings if one.devices < (self.likely.devices or 0)]
+        if not below or not below[-1].stable or below[-1].settled:
+            return self.times.notes
+        return (
+            *self.times.notes,
+            f"{below[-1].devices} devices are too near saturation to be simulated until their "
+            "queues settle: counted as over the budget",
+        )
 
     def to_dict(self) -> dict[str, Any]:
         fleet, allowed, likely = self.fleet, self.allowed, self.likely

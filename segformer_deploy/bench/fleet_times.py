@@ -22,11 +22,15 @@ _NETWORK_ALONE = (
     "estimated for the network alone: resizing the frame, class map and decoding are not in it "
     "(--overhead adds what they take)"
 )
+_SHORTEST_MS, _LONGEST_MS = 1e-6, 3_600_000.0
+"""A nanosecond and an hour: what lies beyond is no frame's time."""
 
 
 @dataclass(frozen=True)
 class Times:
     """Milliseconds of work for one frame, and how sure they are.
+
+    InputError where a time is not between a nanosecond and an hour.
 
     Attributes:
         ms: the samples of a measurement, or one estimate.
@@ -45,6 +49,16 @@ class Times:
     high: float | None = None
     low_is: str = "none"
     notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        ends = (end for end in (self.low, self.high) if end is not None)
+        for one in (*self.ms, *ends):
+            if not _SHORTEST_MS <= one <= _LONGEST_MS:
+                raise InputError(
+                    f"a frame of {one:g} ms ({self.source})",
+                    f"from {_SHORTEST_MS:g} to {_LONGEST_MS:.0f} ms (an hour)",
+                    "check the samples and --overhead",
+                )
 
     @property
     def mean(self) -> float:

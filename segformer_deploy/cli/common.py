@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -67,9 +68,22 @@ def say(text: str) -> None:
 
 
 def emit(data: dict[str, Any]) -> None:
-    """The one JSON object of a command, on stdout."""
+    """The one JSON object of a command, on stdout; null where a figure is not finite."""
     # ASCII: a file name that is not UTF-8 must not cost the reader the whole object.
-    print(json.dumps(data), flush=True)
+    try:
+        text = json.dumps(data, allow_nan=False)
+    except ValueError:
+        text = json.dumps(_finite(data), allow_nan=False)
+    print(text, flush=True)
+
+
+def _finite(value: Any) -> Any:
+    """The same with None for NaN and infinities, for which JSON has no words."""
+    if isinstance(value, dict):
+        return {name: _finite(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def error_dict(error: SegdeployError) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -19,10 +21,11 @@ from segformer_deploy.cli.common import (
     table,
 )
 from segformer_deploy.cli.fleet_options import FleetWords, milliseconds_or_none, question_of
-from segformer_deploy.errors import InputError
+from segformer_deploy.errors import InputError, OutputError
+from segformer_deploy.files import writing
 
 if TYPE_CHECKING:
-    from segformer_deploy.bench.fleet import Answer
+    from segformer_deploy.bench.fleet import Answer, Standing
     from segformer_deploy.bench.fleet_report import FleetReport
     from segformer_deploy.bench.fleet_times import Times
 
@@ -40,11 +43,15 @@ def answer_fleet(
     output: Path,
     json: bool,
 ) -> None:
-    """Answer how many devices; exit code 1 where no number is enough, or none is known."""
+    """Answer how many devices; exit code 1 where no number is enough, or none is known.
+
+    Also where the chart cannot be written; the answer is printed all the same.
+    """
     from segformer_deploy.bench.fleet import check_batch
-    from segformer_deploy.bench.fleet_report import CHART, drawing, plan_fleet
+    from segformer_deploy.bench.fleet_report import plan_fleet
 
     fleet, allowed = question_of(words, latency_ms, percentile)
+    _check_folder(output)
     times = _times(words, engines, frame, runs, classes)
     check_batch(fleet, times)
     overhead = milliseconds_or_none(words.overhead)
@@ -53,15 +60,39 @@ def answer_fleet(
         fleet = fleet.with_overhead(overhead)
     with progress("simulating", None) as advance:
         report = plan_fleet(fleet, allowed, times, advance)
-    if report.likely.tried:
-        output.mkdir(parents=True, exist_ok=True)
-        if drawing(report, output / CHART):
-            report = replace(report, chart=output / CHART)
     _show(report)
+    failure = None
+    try:
+        report = _with_chart(report, output)
+    except OutputError as error:
+        failure = error
+        say(f"error: {error}")
     if json:
         emit(report.to_dict())
-    if report.likely.devices is None:
+    if failure is not None or report.likely.devices is None:
         raise typer.Exit(1)
+
+
+def _check_folder(folder: Path) -> None:
+    """OutputError where `folder` is no folder and cannot be made: known before the work begins."""
+    with writing(folder):
+        there = folder.absolute()
+        while not there.exists():
+            there = there.parent
+        if not there.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+
+def _with_chart(report: FleetReport, folder: Path) -> FleetReport:
+    """The same with its chart, where there is something to draw and matplotlib; or OutputError."""
+    from segformer_deploy.bench.fleet_report import CHART, drawing
+
+    if not report.likely.tried or not drawing(report, folder / CHART):
+        return report
+    say(f"the chart: {folder / CHART}")
+    return replace(report, chart=folder / CHART)
 
 
 def _times(
@@ -140,7 +171,7 @@ def _show(report: FleetReport) -> None:
             f"{point.worst_drops:.2f}",
             f"{point.age_ms['p50']:.1f}" if point.stable else "grows",
             f"{point.age_ms['p99']:.1f}" if point.stable else "grows",
-            "" if point.within else "over",
+            _standing(point),
         ]
         for point in report.likely.standings
     ]
@@ -151,8 +182,12 @@ def _show(report: FleetReport) -> None:
         say(line)
     for note in report.notes:
         say(f"note: {note}")
-    if report.chart:
-        say(f"the chart: {report.chart}")
+
+
+def _standing(point: Standing) -> str:
+    if point.stable and not point.settled:
+        return "not settled"
+    return "" if point.within else "over"
 
 
 def _answer(report: FleetReport) -> list[str]:

@@ -12,6 +12,7 @@ from segformer_deploy.cli.common import say, warn_if_random
 from segformer_deploy.errors import InputError
 
 if TYPE_CHECKING:
+    from segformer_deploy.cli.running import Opened
     from segformer_deploy.serve.client import TritonSegmenter
     from segformer_deploy.serve.encode import Encoding
 
@@ -84,8 +85,8 @@ class ServerOptions:
             if value is not None:
                 raise InputError(f"--{name.replace('_', '-')} without a server", "--remote URL")
 
-    def open(self, url: str, stack: ExitStack) -> tuple[dict[str, Any], TritonSegmenter]:
-        """Reach the server; what is said of it in JSON, and what segments there."""
+    def open(self, url: str, stack: ExitStack) -> Opened:
+        """Reach the server; what is said of it in JSON once it has run, and what segments there."""
         from segformer_deploy.serve.client import TritonSegmenter
 
         shared: bool | Literal["auto"] = "auto"
@@ -102,16 +103,20 @@ class ServerOptions:
                 timeout=_TIMEOUT if self.timeout is None else self.timeout,
                 encoding=cast("Encoding", self.encode or "raw"),
                 quality=95 if self.quality is None else self.quality,
+                on_note=lambda note: say(f"note: {note}"),
             )
         )
         _introduce(segment)
-        return {"server": segment.url, "model": segment.model.name, "travel": segment.way}, segment
+
+        def who() -> dict[str, Any]:
+            # How frames travel may change while it runs.
+            return {"server": segment.url, "model": segment.model.name, "travel": segment.way}
+
+        return who, segment
 
 
 def _introduce(segment: TritonSegmenter) -> None:
     warn_if_random(segment.spec)
-    if segment.note:
-        say(f"note: {segment.note}")
     say(f"server: {segment.url} ({segment.server}): {segment.model}; frames by {segment.way}")
     if segment.lossy:
         say("WARNING: JPEG is lossy: the server sees other pixels, masks differ from local ones")

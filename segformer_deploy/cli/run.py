@@ -179,7 +179,7 @@ def command(
         )
         introduce(segment)
         say_tiling(segment.tiling)
-        return {"engine": str(path)}, segment
+        return lambda: {"engine": str(path)}, segment
 
     if remote is None:
         run_and_tell(job, engine_here, json)

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from segformer_deploy.video.loop import RunReport
     from segformer_deploy.workflow.run import Run, RunJob, Segments
 
-Opened = tuple[dict[str, Any], "Segments"]
-"""What is said in JSON of who segments, and it."""
+Opened = tuple[Callable[[], dict[str, Any]], "Segments"]
+"""What is said in JSON of who segments, which is asked after the run, and it."""
 
 
 def run_and_tell(job: RunJob, open_segments: Callable[[ExitStack], Opened], json: bool) -> None:
@@ -43,7 +43,7 @@ def run_and_tell(job: RunJob, open_segments: Callable[[ExitStack], Opened], json
         reports = _gone(run, job)
     _tell(job, reports)
     if json:
-        emit(_to_dict(who, job, reports))
+        emit(_to_dict(who(), job, reports))
     if any(report.interrupted for report in reports):
         say("ended by SIGTERM" if terminated() else "interrupted: the files hold the frames so far")
         raise typer.Exit(143 if terminated() else 130)

@@ -31,11 +31,13 @@ class BlsEngine:
         pb: the server's module `triton_python_backend_utils`.
         model: the network's name there.
         spec: of the model: what the network answers.
+        version: of the network: the one that was packaged with this front, never the newest, whose
+            weights are others.
     """
 
-    def __init__(self, pb: Any, model: str, spec: ModelSpec) -> None:
-        self.pb, self.model = pb, model
-        self.name = f"the model '{model}' of this Triton server"
+    def __init__(self, pb: Any, model: str, spec: ModelSpec, version: int) -> None:
+        self.pb, self.model, self.version = pb, model, version
+        self.name = f"the model '{model}' version {version} of this Triton server"
         self.inputs = (TensorInfo("image", "uint8", (None, None, None, 3)),)
         if spec.output == "class_map":
             output = TensorInfo("class_map", class_map_type(spec), (None, None, None))
@@ -65,6 +67,7 @@ class BlsSession:
         output = engine.outputs[0]
         request = pb.InferenceRequest(
             model_name=engine.model,
+            model_version=engine.version,
             requested_output_names=[output.name],
             inputs=[pb.Tensor.from_dlpack("image", Lent(image))],
             preferred_memory=pb.PreferredMemory(pb.TRITONSERVER_MEMORY_CPU, 0),
@@ -72,9 +75,11 @@ class BlsSession:
         answer = request.exec()
         if answer.has_error():
             raise RunError(
-                f"the network '{engine.model}' failed: {answer.error().message()}",
+                f"the network '{engine.model}' version {engine.version} failed: "
+                f"{answer.error().message()}",
                 f"its output '{output.name}'",
-                "see the server's log, and whether that model is ready there",
+                "see the server's log, and whether that version is ready there; "
+                f"segdeploy package --triton DIR --name MODEL --use {engine.version} has it loaded",
             )
         tensor = pb.get_output_tensor_by_name(answer, output.name)
         found = array_of(tensor)

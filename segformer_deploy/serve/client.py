@@ -10,7 +10,7 @@ Neither an engine nor an engine library is needed here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Literal, overload
 
@@ -21,7 +21,7 @@ from segformer_deploy.runtime.batch import Frame, frames_of, size_of
 from segformer_deploy.runtime.preprocess import PixelFormat, checked_size
 from segformer_deploy.serve.address import parse_server
 from segformer_deploy.serve.encode import LOSSY, Encoding, check_encoding, encoded
-from segformer_deploy.serve.model import served_model
+from segformer_deploy.serve.model import check_classes, served_model
 from segformer_deploy.serve.shared_memory import SharedFrames, SharedMemoryError
 from segformer_deploy.serve.transport import (
     DTYPES,
@@ -49,11 +49,13 @@ class TritonSegmenter:
         version: of the model; empty: the newest.
         pixel_format: of the frames, ``bgr`` or ``rgb``.
         shared_memory: hand pixels over in memory that the server maps too. ``auto``: where the
-            server can, which is asked (`note` says why not); True: or it is an error.
+            server can, which is asked (`note` says why not), and as long as it can; True: or it
+            is an error.
         timeout: seconds without an answer until the server counts as too slow.
         encoding: ``raw`` pixels; ``png`` is smaller and exact; ``jpeg`` is smaller still and
             lossy: the server sees other pixels, and class maps differ.
         quality: of JPEG, 1 to 100.
+        on_note: given `note` at the moment it comes up: at the beginning, or in a later call.
 
     Raises:
         InputError: where an argument cannot be.
@@ -72,6 +74,7 @@ class TritonSegmenter:
         timeout: float = 30.0,
         encoding: Encoding = "raw",
         quality: int = 95,
+        on_note: Callable[[str], None] | None = None,
     ) -> None:
         check_encoding(encoding, quality)
         if pixel_format not in ("bgr", "rgb"):
@@ -84,6 +87,7 @@ class TritonSegmenter:
         self._encoding, self._quality = encoding, quality
         self._shared: SharedFrames | None = None
         self.note: str | None = None
+        self._on_note = on_note
         self._transport = _opened(url, timeout) if isinstance(url, str) else url
         try:
             self.server = self._transport.server()
@@ -107,7 +111,7 @@ class TritonSegmenter:
 
     @property
     def way(self) -> str:
-        """How frames travel: ``shared memory``, ``raw``, ``png`` or ``jpeg``."""
+        """How frames travel now: ``shared memory``, ``raw``, ``png`` or ``jpeg``."""
         return "shared memory" if self.shares_memory else self._encoding
 
     @property
@@ -194,6 +198,7 @@ class TritonSegmenter:
                 f"{list(expected)}: the frames' own size",
             )
         values = self._values(reply)
+        check_classes(values, self.model, self.url)
         # Each a piece of memory of its own: a caller may keep one and let the others go.
         return [values[0]] if len(frames) == 1 else [one.copy() for one in values]
 
@@ -237,6 +242,8 @@ class TritonSegmenter:
             self._shared.close()
             self._shared = None
         self.note = f"frames go through the connection, not shared memory ({error})"
+        if self._on_note is not None:
+            self._on_note(self.note)
 
     def _refused(self, error: RefusedError, frames: Sequence[Frame]) -> ServerError:
         """In the server's own words, which for packaged models are three sentences as ours."""

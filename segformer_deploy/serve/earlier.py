@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from segformer_deploy.errors import InputError, OutputError, SpecError
-from segformer_deploy.serve.model_config import HEADING
-from segformer_deploy.serve.names import NETWORK_ENDING
+from segformer_deploy.serve.model_config import HEADING, front_of
 from segformer_deploy.spec import ModelSpec
 
-CONFIG, RECORD = "config.pbtxt", "segdeploy.json"
+CONFIG, RECORD, README = "config.pbtxt", "segdeploy.json", "README.md"
+KEPT = (CONFIG, README)
+"""Files of a model that speak of one version, and lie in that version's folder too."""
 _FORMAT = 1
 
 
@@ -44,13 +45,17 @@ def read_record(version: Path) -> dict[str, Any]:
 def check_place(folder: Path, version: int, spec: ModelSpec, network: str | None) -> None:
     """Raise where a new version may not be written into the model at `folder`.
 
-    OutputError where somebody else's folder is in the way, InputError where the version is not a
-    new one, or answers in other classes than the earlier ones: they share one configuration.
+    OutputError where another folder is in the way, InputError where the version is not a new one,
+    or answers in other classes than the earlier ones: they share one configuration.
+
+    Args:
+        network: the name of the network that is written beside it; None: none is.
     """
     if version < 1:
         raise InputError(f"version {version}", "1 or more")
-    _check_ours(folder)
-    _check_ours(folder.with_name(folder.name + NETWORK_ENDING), only_if=network is not None)
+    _check_front(folder)
+    if network is not None:
+        _check_network(folder.with_name(network), folder.name, version)
     there = version_folders(folder)
     if not there:
         return
@@ -85,14 +90,49 @@ def version_folders(folder: Path) -> list[Path]:
     return sorted(found, key=lambda one: int(one.name))
 
 
-def _check_ours(folder: Path, only_if: bool = True) -> None:
-    if not only_if or not folder.exists():
-        return
+def _check_front(folder: Path) -> None:
+    _check_ours(folder)
+    front = front_of(config_text(folder))
+    if front is not None:
+        raise OutputError(
+            f"{folder} is the network of the model '{front}'",
+            "a free place, or a model that segments to add a version to",
+            "choose another --name or another folder with --triton",
+        )
+
+
+def _check_network(folder: Path, front: str, version: int) -> None:
+    """Nothing is there, or the network of this front, without the version or a killed call's."""
+    _check_ours(folder)
+    there = version_folders(folder)
+    is_model = any((one / RECORD).exists() for one in there)
+    is_theirs = is_model or front_of(config_text(folder)) != front
+    if is_theirs and folder.exists() and any(folder.iterdir()):
+        raise OutputError(
+            f"{folder} is there, and is not the network of the model '{front}'",
+            "a free place for the network, or that network to add a version to",
+            "choose another --name or another folder with --triton",
+        )
+    if there and version < int(there[-1].name):
+        raise InputError(
+            f"{folder} has version {there[-1].name}",
+            "a higher number for the new one: network and model have the same",
+            f"--version {int(there[-1].name) + 1}, or another --name",
+        )
+
+
+def config_text(folder: Path) -> str:
+    """The model's configuration; empty where there is none that can be read."""
     try:
-        ours = (folder / CONFIG).read_text(errors="replace").startswith(HEADING)
+        return (folder / CONFIG).read_text(errors="replace")
     except OSError:
-        ours = False
-    if not ours and (not folder.is_dir() or any(folder.iterdir())):
+        return ""
+
+
+def _check_ours(folder: Path) -> None:
+    if not folder.exists() or config_text(folder).startswith(HEADING):
+        return
+    if not folder.is_dir() or any(folder.iterdir()):
         raise OutputError(
             f"{folder} was not written by segdeploy package",
             "a free place, or a model of ours to add a version to",

@@ -58,6 +58,7 @@ class FakeTransport:
         regions: the shared memory that it knows, by name.
         failure: raised instead of the next answers.
         closed: how often it was hung up on.
+        most_shared: it refuses to map more bytes at once.
     """
 
     url = "fake://server"
@@ -70,6 +71,7 @@ class FakeTransport:
         self.regions: dict[str, mmap.mmap] = {}
         self.failure: Exception | None = None
         self.closed = 0
+        self.most_shared = 1 << 40
 
     def server(self) -> str:
         return "fake 1.0"
@@ -98,7 +100,7 @@ class FakeTransport:
 
     def register(self, region: str, key: str, size: int) -> None:
         path = FOLDER / Path(key).name
-        if not self._sees or not path.exists():
+        if not self._sees or not path.exists() or size > self.most_shared:
             raise RefusedError("invalid", f"Unable to open shared memory region: '{region}'")
         with path.open("r+b") as file:
             self.regions[region] = mmap.mmap(file.fileno(), size)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-from segformer_deploy.errors import InputError
+from segformer_deploy.errors import InputError, SpecError
 from segformer_deploy.serve.names import (
     CLASS_MAP,
     ENCODED,
@@ -23,7 +23,9 @@ from segformer_deploy.spec import FrameSize, ModelSpec
 
 LABELS = "labels.txt"
 HEADING = "# Written by `segdeploy package`; write it again instead of changing it.\n"
+_OF_FRONT = "# The network of the model "
 _MOST_DELAY_MS = 10_000.0
+_NEWEST: Message = [("version_policy", [("latest", [("num_versions", 1)])])]
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,7 @@ def front_config(
             ("name", name),
             ("backend", "python"),
             ("max_batch_size", serving.max_batch),
+            *_NEWEST,
             ("input", frame),
             ("input", encoded),
             ("output", output),
@@ -88,22 +91,60 @@ def front_config(
     )
 
 
-def network_config(name: str, spec: ModelSpec, serving: Serving, network: NetworkFile) -> str:
-    """The configuration of the network for Triton's own `tensorrt` or `onnxruntime` backend."""
+def network_config(
+    name: str,
+    spec: ModelSpec,
+    serving: Serving,
+    network: NetworkFile,
+    *,
+    front: str,
+    version: int,
+) -> str:
+    """The configuration of the network for Triton's own `tensorrt` or `onnxruntime` backend.
+
+    Args:
+        front: the name of the model that asks it, which the second line says.
+        version: the only one that the server loads: another one's file may want another backend.
+    """
     output = [*_tensor(*network.output(spec)), ("label_filename", LABELS)]
-    return HEADING + text_from_message(
+    return f"{HEADING}{_OF_FRONT}{front}\n" + text_from_message(
         [
             ("name", name),
             ("platform", network.platform),
             ("backend", network.backend),
             ("default_model_filename", network.file_name),
             ("max_batch_size", serving.max_batch),
+            *_only(version),
             ("input", _tensor("image", "uint8", [-1, -1, 3])),
             ("output", output),
             *_running(serving, gpu=network.gpu, instances=1, profiles=network.profiles),
             _warmup("image", network.usual_size),
         ]
     )
+
+
+def front_of(config: str) -> str | None:
+    """The model whose network `config` describes; None: of no network that we wrote."""
+    line = config.removeprefix(HEADING).partition("\n")[0]
+    if not config.startswith(HEADING) or not line.startswith(_OF_FRONT):
+        return None
+    return line.removeprefix(_OF_FRONT)
+
+
+def config_for_version(config: str, version: int) -> str:
+    """The front's configuration `config`, by which a server takes `version`, not the newest."""
+    newest = text_from_message(_NEWEST)
+    if newest not in config:
+        raise SpecError(
+            f"the configuration of version {version} does not take the newest version",
+            "a configuration as segdeploy package writes it",
+            "package its engine again, as a new version: segdeploy package ENGINE --triton DIR",
+        )
+    return config.replace(newest, text_from_message(_only(version)), 1)
+
+
+def _only(version: int) -> Message:
+    return [("version_policy", [("specific", [("versions", [version])])])]
 
 
 def _tensor(name: str, dtype: str, dims: list[int]) -> Message:
@@ -121,7 +162,6 @@ def _running(serving: Serving, *, gpu: bool, instances: int, profiles: int = 1) 
         group.append(("profile", [str(index) for index in range(profiles)]))
     batching: Message = [("max_queue_delay_microseconds", round(serving.delay_ms * 1000))]
     return [
-        ("version_policy", [("latest", [("num_versions", 1)])]),
         ("dynamic_batching", batching),
         ("instance_group", group),
     ]

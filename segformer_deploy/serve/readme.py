@@ -15,18 +15,27 @@ Written by `segdeploy package`.
 `MODELS` is the folder that holds this one. `TRITON_IMAGE` is a Triton server image with {needs}.
 
 ```sh
-docker run --rm {gpus}--shm-size=1g -p 8000:8000 -p 8001:8001 -v "$MODELS":/models:ro \\
-  -v segdeploy-cache:/cache -e XDG_CACHE_HOME=/cache "$TRITON_IMAGE" \\
+docker run --rm {gpus}--shm-size=1g -p 127.0.0.1:8000:8000 -p 127.0.0.1:8001:8001 \\
+  -v "$MODELS":/models:ro -v segdeploy-cache:/cache -e XDG_CACHE_HOME=/cache "$TRITON_IMAGE" \\
   sh -c 'pip install "segformer-deploy[{extras}]" && exec tritonserver --model-repository=/models'
 ```
+
+So it is reached from this machine alone: Triton knows neither users nor passwords, and whoever
+reaches its ports can use it. To open it to a network that you trust, put this machine's address
+in that network for `127.0.0.1`: `-p 192.0.2.7:8000:8000`. With neither, `-p 8000:8000`, Docker
+opens it to all networks, past most firewalls.
 
 The image's Python must find `segformer_deploy`, hence the `pip install`; an image of your own that
 has it starts faster. `/cache` keeps the result of the check at first load, and may be left out:
 the check is then made at each start. Frames travel through shared memory (`--shm-size`).
 
+## Go back
+`segdeploy package --triton "$MODELS" --name {name} --use N` has a server take version N, with that
+version's configuration; no folder has to be removed.
+
 ## Ask
 ```sh
-segdeploy client http://HOST:8000 --source video.mp4
+segdeploy client http://localhost:8000 --source video.mp4
 ```
 
 | tensor | type | shape | |

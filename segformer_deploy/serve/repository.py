@@ -3,7 +3,8 @@
 ::
 
     DIR/NAME/config.pbtxt, labels.txt, README.md       the front model
-    DIR/NAME/1/model.py, segdeploy.json, engine/       one folder per version
+    DIR/NAME/1/model.py, segdeploy.json, engine/       one folder per version, and in it the
+    DIR/NAME/1/config.pbtxt, README.md                 files above as they were for that version
     DIR/NAME-network/1/model.plan (or model.onnx)      with `network`: the network by itself
 
 Each model folder is written aside and renamed, earlier versions in it: a server that polls the
@@ -27,14 +28,21 @@ from segformer_deploy.engine.package import check_folder
 from segformer_deploy.errors import InputError, OutputError
 from segformer_deploy.files import atomic_folder, writing
 from segformer_deploy.runtime.golden import read_picture
-from segformer_deploy.serve.earlier import CONFIG, RECORD, check_place, record_text, version_folders
+from segformer_deploy.serve.earlier import (
+    CONFIG,
+    KEPT,
+    README,
+    RECORD,
+    check_place,
+    record_text,
+    version_folders,
+)
 from segformer_deploy.serve.model_config import LABELS, Serving, front_config, network_config
 from segformer_deploy.serve.names import ENGINE_FOLDER, NETWORK_ENDING
 from segformer_deploy.serve.network_file import USUAL_SIZE, NetworkFile, network_file
 from segformer_deploy.serve.readme import readme_text
 from segformer_deploy.spec import FrameSize
 
-README = "README.md"
 MODEL_PY = '''"""Written by `segdeploy package`."""
 
 from segformer_deploy.serve.triton_model import TritonPythonModel
@@ -183,6 +191,7 @@ def _write_front(packaged: Packaged, manifest: Manifest, engine: Path) -> None:
         (model / CONFIG).write_text(config, encoding="ascii")
         (model / LABELS).write_text(_labels(manifest), encoding="utf-8")
         (model / README).write_text(readme_text(packaged.name, manifest, facts, packaged.network))
+        _keep(model, version)
         (version / "model.py").write_text(MODEL_PY)
         (version / RECORD).write_text(record_text(manifest.spec, facts, packaged.network))
         if packaged.network is None:
@@ -192,11 +201,26 @@ def _write_front(packaged: Packaged, manifest: Manifest, engine: Path) -> None:
 def _write_network(packaged: Packaged, manifest: Manifest, network: NetworkFile) -> None:
     assert packaged.network is not None
     folder = packaged.folder.with_name(packaged.network)
-    config = network_config(packaged.network, manifest.spec, packaged.serving, network)
+    config = network_config(
+        packaged.network,
+        manifest.spec,
+        packaged.serving,
+        network,
+        front=packaged.name,
+        version=packaged.version,
+    )
     with _model_folder(folder, packaged.version) as (model, version):
         (model / CONFIG).write_text(config, encoding="ascii")
         (model / LABELS).write_text(_labels(manifest), encoding="utf-8")
+        _keep(model, version)
         shutil.copyfile(network.source, version / network.file_name)
+
+
+def _keep(model: Path, version: Path) -> None:
+    """Keep beside a version what `use_version` brings back."""
+    for name in KEPT:
+        if (model / name).exists():
+            shutil.copyfile(model / name, version / name)
 
 
 @contextmanager

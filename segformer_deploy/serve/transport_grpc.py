@@ -130,6 +130,8 @@ class GrpcTransport:
     def _said(self, status: str, text: str) -> Exception:
         if status == "DEADLINE_EXCEEDED":
             return too_slow(self.url, self._timeout)
+        if "protocol is restricted" in text:  # it answered, but keeps this to some
+            return RefusedError("failed", text)
         if status == "UNAVAILABLE" and not self._met and _hung_up(text):
             return not_triton(self.url, "it does not speak gRPC")
         if status in ("UNAVAILABLE", "CANCELLED"):

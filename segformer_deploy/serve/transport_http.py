@@ -64,7 +64,7 @@ class HttpTransport:
 
     def server(self) -> str:
         try:
-            data = self._json("GET", "v2")
+            data = self._object("GET", "v2")
             return f"{data['name']} {data['version']}"
         except RefusedError as error:
             raise not_triton(self.url, error.text) from error
@@ -73,12 +73,12 @@ class HttpTransport:
 
     def models(self) -> list[str]:
         found = self._json("POST", "v2/repository/index", {"ready": True})
-        return sorted({str(one["name"]) for one in found})
+        if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
+            raise not_triton(self.url, "its repository index is not a list of models")
+        return sorted({str(one["name"]) for one in found if "name" in one})
 
     def config(self, model: str, version: str) -> dict[str, Any]:
-        config = self._json("GET", f"{_path_of(model, version)}/config")
-        assert isinstance(config, dict)
-        return config
+        return self._object("GET", f"{_path_of(model, version)}/config")
 
     def infer(self, call: Call) -> Reply:
         parts = _parts_of(call)
@@ -90,10 +90,10 @@ class HttpTransport:
             {_HEAD: str(len(head)), "Content-Type": "application/octet-stream"},
             _MOST_TEXT + call.most_bytes,
         )
-        length = int(answered.get(_HEAD.lower(), len(data)))
+        length = self._length(answered, len(data))
         output = self._output(self._parsed(bytes(data[:length])))
-        shape, datatype = output["shape"], output["datatype"]
-        if call.answer is not None or datatype not in DTYPES:
+        shape, datatype = _shape_of(output.get("shape")), str(output.get("datatype"))
+        if call.answer is not None or datatype not in DTYPES or len(shape) != 3:
             return reply_of(self.url, shape, datatype, None)
         try:
             values = np.frombuffer(data, DTYPES[datatype], offset=length).reshape(shape)
@@ -112,11 +112,24 @@ class HttpTransport:
         self._connection.close()
 
     def _output(self, head: Any) -> dict[str, Any]:
-        for output in head.get("outputs", ()) if isinstance(head, dict) else ():
-            if output.get("name") == CLASS_MAP:
-                found: dict[str, Any] = output
-                return found
+        outputs = head.get("outputs") if isinstance(head, dict) else None
+        for output in outputs if isinstance(outputs, list) else ():
+            if isinstance(output, dict) and output.get("name") == CLASS_MAP:
+                return output
         raise not_triton(self.url, f"an answer without '{CLASS_MAP}'")
+
+    def _length(self, answered: Mapping[str, str], whole: int) -> int:
+        """Bytes of an answer's JSON head."""
+        text = answered.get(_HEAD.lower(), str(whole))
+        if not text.isdecimal():
+            raise not_triton(self.url, f"an answer with a head of {text!r} bytes")
+        return min(int(text), whole)
+
+    def _object(self, method: str, path: str) -> dict[str, Any]:
+        found = self._json(method, path)
+        if not isinstance(found, dict):
+            raise not_triton(self.url, f"{path} is {json.dumps(found)[:40]}, not an object")
+        return found
 
     def _json(self, method: str, path: str, body: Any = None) -> Any:
         parts = [] if body is None else [json.dumps(body).encode()]
@@ -223,6 +236,12 @@ def _kind_of(status: int, text: str) -> Kind:
 def _path_of(model: str, version: str) -> str:
     of_version = f"/versions/{quote(version, safe='')}" if version else ""
     return f"v2/models/{quote(model, safe='')}{of_version}"
+
+
+def _shape_of(given: Any) -> list[int]:
+    """The shape in an answer; an empty one, which is no class map's, where it is none."""
+    sizes = given if isinstance(given, list) else []
+    return sizes if all(type(size) is int and size > 0 for size in sizes) else []
 
 
 def _parts_of(call: Call) -> list[_Part]:

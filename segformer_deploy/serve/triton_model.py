@@ -74,20 +74,20 @@ class TritonPythonModel:
         version = Path(args["model_repository"]) / args["model_version"]
         record = read_record(version)
         if record["network"] is not None:
-            return self._over_network(record, threads)
+            return self._over_network(record, threads, int(args["model_version"]))
         gpu = args["model_instance_kind"] == "GPU"
         if gpu:
             _choose_gpu(int(args["model_instance_device_id"]))
         provider = "cuda" if gpu and not record["engine"]["plan"] else "cpu"
         return Segmenter(version / ENGINE_FOLDER, threads=threads, provider=provider)
 
-    def _over_network(self, record: dict[str, Any], threads: int) -> Segmenter:
+    def _over_network(self, record: dict[str, Any], threads: int, version: int) -> Segmenter:
         from segformer_deploy.engine.size_range import size_range_from_dict
         from segformer_deploy.runtime.segmenter import Segmenter
 
         sizes, spec = record["engine"].get("sizes"), record["spec"]
         self._allowed = size_range_from_dict(sizes) if sizes else None
-        engine = BlsEngine(self._pb, record["network"], spec)
+        engine = BlsEngine(self._pb, record["network"], spec, version)
         return Segmenter(engine, spec=spec, threads=threads, device="cpu")
 
     def _log(self, text: str) -> None:

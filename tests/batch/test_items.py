@@ -27,7 +27,8 @@ def archive(tmp_path: Path) -> Path:
 
 
 def names(source: str, **more: object) -> list[str]:
-    return [item.name for item in find_items(source, output=OUT, **more).items]  # type: ignore[arg-type]
+    found = find_items(source, **{"output": OUT, **more})  # type: ignore[arg-type]
+    return [item.name for item in found.items]
 
 
 def test_a_folder(archive: Path) -> None:
@@ -62,7 +63,7 @@ def test_a_list(archive: Path, tmp_path: Path) -> None:
     listed.write_text(f"# of today\ndeep/a.avi\n\n{other}\nclip10.mp4\ndeep/../clip10.mp4\n")
     found = find_items(str(listed), output=OUT).items
     assert {item.name for item in found} == {
-        "deep/a.avi", "clip10.mp4", str(other).lstrip("/")
+        "deep/a.avi", "clip10.mp4", f"outside{other}"
     }  # fmt: skip
     listed.write_text("# nothing\n")
     with pytest.raises(InputError, match="names nothing"):
@@ -78,9 +79,83 @@ def test_own_results_are_no_source(archive: Path) -> None:
     (archive / "out" / "overlay.mp4").touch()
     found = find_items(str(archive), output=archive / "out", recursive=True)
     assert "out/overlay.mp4" not in [item.name for item in found.items]
-    assert "1 videos below" in found.notes[0]
+    assert "lies in the source" in found.notes[0]
+    by_pattern = find_items(f"{archive}/**/*.*", output=archive / "out")
+    assert "1 videos below" in by_pattern.notes[0]
     with pytest.raises(InputError, match="the source folder itself"):
         find_items(str(archive), output=archive)
+
+
+def test_own_results_that_are_reached_through_a_link(archive: Path, tmp_path: Path) -> None:
+    (archive / "out" / "clip.mp4").mkdir(parents=True)
+    result = archive / "out" / "clip.mp4" / "overlay.mp4"
+    result.touch()
+    (tmp_path / "link").symlink_to(archive / "out")
+    before = names(str(archive), recursive=True, pattern="clip*")
+    for output in (tmp_path / "link", tmp_path / "link" / ".." / "out"):
+        found = find_items(str(archive), output=output, recursive=True)
+        assert "out/clip.mp4/overlay.mp4" not in [item.name for item in found.items]
+        assert [i.name for i in found.items if i.name.startswith("clip")] == before
+    # The other way round: the source leads into the output.
+    (archive / "again").symlink_to(archive / "out")
+    (archive / "taken.mp4").symlink_to(result)
+    found = find_items(str(archive), output=archive / "out", recursive=True)
+    assert not [item for item in found.items if item.name.startswith(("again", "taken"))]
+    listed = tmp_path / "list.txt"
+    listed.write_text("link/clip.mp4/overlay.mp4\n")
+    with pytest.raises(InputError, match="all videos lie in the output"):
+        names(str(listed), output=archive / "out")
+    with pytest.raises(InputError, match="all videos lie in the output"):
+        names(str(tmp_path / "link" / "clip.mp4"), output=archive / "out")
+
+
+def test_a_listed_video_is_never_dropped_for_anothers_name(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere" / "clip.mp4"
+    inside = tmp_path / "lists" / str(elsewhere).lstrip("/")
+    for path in (elsewhere, inside):
+        path.parent.mkdir(parents=True)
+        path.touch()
+    listed = tmp_path / "lists" / "list.txt"
+    listed.write_text(f"{str(elsewhere).lstrip('/')}\n{elsewhere}\n")
+    found = find_items(str(listed), output=OUT).items
+    assert {item.path for item in found} == {inside, elsewhere}
+    assert len({item.name for item in found}) == 2
+    # Where even so both have one name, both are told.
+    clash = tmp_path / "lists" / f"outside{elsewhere}"
+    clash.parent.mkdir(parents=True)
+    clash.touch()
+    listed.write_text(f"outside{elsewhere}\n{elsewhere}\n")
+    with pytest.raises(InputError, match="two videos") as caught:
+        names(str(listed))
+    assert str(clash) in caught.value.found
+    assert f" {elsewhere}," in caught.value.found
+
+
+def test_two_dots_after_a_link_are_the_systems(tmp_path: Path) -> None:
+    for name in ("x/clip.mp4", "x/deep/other.mp4", "y/clip.mp4"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    (tmp_path / "y" / "ln").symlink_to(tmp_path / "x" / "deep")
+    listed = tmp_path / "y" / "list.txt"
+    listed.write_text("ln/../clip.mp4\nclip.mp4\nln/other.mp4\n../y/./clip.mp4\n")
+    found = find_items(str(listed), output=OUT).items
+    assert sorted(item.path.read_text() for item in found) == [
+        "x/clip.mp4", "x/deep/other.mp4", "y/clip.mp4"
+    ]  # fmt: skip
+    assert (tmp_path / "y" / "ln/../clip.mp4").read_text() == "x/clip.mp4"
+    assert {item.name for item in found} == {
+        "clip.mp4", "ln/other.mp4", f"outside{tmp_path}/x/clip.mp4"
+    }  # fmt: skip
+    one = find_items(str(tmp_path / "y" / "ln" / ".." / "clip.mp4"), output=OUT).items[0]
+    assert (one.name, one.path.read_text()) == ("clip.mp4", "x/clip.mp4")
+
+
+def test_a_list_with_a_byte_order_mark(archive: Path) -> None:
+    listed = archive / "list.txt"
+    listed.write_bytes(b"\xef\xbb\xbfclip10.mp4\r\nclip2.MKV\r\n")
+    found = find_items(str(listed), output=OUT).items
+    assert [item.name for item in found] == ["clip2.MKV", "clip10.mp4"]
+    assert all(item.path.is_file() for item in found)
 
 
 @pytest.mark.parametrize(

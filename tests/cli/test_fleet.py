@@ -11,13 +11,20 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from segformer_deploy.bench import fleet_report
 from segformer_deploy.cli import fit
-from segformer_deploy.errors import InputError, SegdeployError
+from segformer_deploy.cli import fleet as cli_fleet
+from segformer_deploy.cli.common import emit
+from segformer_deploy.errors import InputError, OutputError, SegdeployError
 from tests.little import write_little
 
 Type = Callable[..., dict[str, Any]]
 CAMERAS = ("--cameras", "20")
 ORIN = (*CAMERAS, "--device", "orin-nano-8gb")
+
+
+def _no_json(name: str) -> None:
+    raise AssertionError(f"{name} is no JSON")
 
 
 @pytest.fixture
@@ -31,7 +38,8 @@ def typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Type:
         if isinstance(done.exception, SegdeployError):
             raise done.exception
         assert done.exit_code == code, done.output
-        return {**json.loads(done.stdout), "stderr": done.stderr}
+        data = json.loads(done.stdout, parse_constant=_no_json)
+        return {**data, "stderr": done.stderr}
 
     return run
 
@@ -143,6 +151,9 @@ def test_measured_here_and_from_its_file(typed: Type, tmp_path: Path) -> None:
         (*ORIN, "--percentile", "p95"),
         (*ORIN, "--latency", "-1"),
         (*ORIN, "--jitter", "x"),
+        (*ORIN, "--jitter", "1000s"),
+        (*ORIN, "--fps", "30", "--jitter", "167ms"),  # above five periods
+        (*ORIN, "--overhead", "9" * 300),
         (*CAMERAS, "--device", "nothing-like-it"),
         CAMERAS,  # and no engine under build/
         ("--latency", "1s", "--fps", "10"),
@@ -163,3 +174,80 @@ def test_the_refusal_names_the_way_out(typed: Type) -> None:
     with pytest.raises(InputError, match="--variant without --cameras") as refused:
         typed("--latency", "1s", "--variant", "b0")
     assert "--variants" in refused.value.next_step
+
+
+@pytest.mark.parametrize("place", ["afile", "afile/x", "afile/x/y"])
+def test_a_file_in_the_folders_place_is_said_before_the_work(
+    typed: Type, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    (tmp_path / "afile").write_text("mine")
+    for name in ("_estimated", "_measured_here"):
+        monkeypatch.setattr(cli_fleet, name, _too_late)
+    for words in (ORIN, CAMERAS):
+        with pytest.raises(OutputError, match=f"cannot write {place}: Not a directory") as refused:
+            typed(*words, "--output", place)
+        assert "--output" in refused.value.next_step
+    assert (tmp_path / "afile").read_text() == "mine"
+
+
+def _too_late(*_: object) -> None:
+    raise AssertionError("begun before the folder was looked at")
+
+
+def test_a_folder_that_may_not_be_written(
+    typed: Type, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Whoever is root may write anywhere: ask as the system would answer others.
+    monkeypatch.setattr(cli_fleet.os, "access", lambda place, _: Path(place) != tmp_path)
+    with pytest.raises(OutputError, match="Permission denied"):
+        typed(*ORIN, "--output", "new/folder")
+    assert not (tmp_path / "new").exists()
+
+
+def test_the_answer_outlives_a_chart_that_cannot_be_written(
+    typed: Type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> bool:
+        raise OutputError("cannot write fleet.png: No space left on device")
+
+    monkeypatch.setattr(fleet_report, "drawing", full)
+    data = typed(*ORIN, code=1)
+    assert data["devices"]["likely"] > 0
+    assert data["chart"] is None
+    shown = data["stderr"]
+    assert f"estimated: {data['devices']['likely']} devices" in shown
+    assert shown.index("estimated: ") < shown.index("error: cannot write fleet.png")
+
+
+def test_a_queue_too_near_saturation(typed: Type, tmp_path: Path) -> None:
+    samples = [9.9991 - 9, 9.9989 + 9] * 50
+    (tmp_path / "here.json").write_text(json.dumps({"samples_ms": samples, "error": None}))
+    words = ("--measured", "here.json", "--policy", "queue", "--latency", "5s")
+    data = typed("--cameras", "10", *words)
+    assert data["devices"]["likely"] == 2
+    assert data["points"][0]["settled"] is False
+    assert "not settled" in data["stderr"]
+    assert "too near saturation" in data["stderr"]
+
+
+@pytest.mark.parametrize("ms", [1e308, 4e6, 1e-300])
+def test_samples_that_are_no_frames_time(typed: Type, tmp_path: Path, ms: float) -> None:
+    (tmp_path / "here.json").write_text(json.dumps({"samples_ms": [5.0, ms], "error": None}))
+    with pytest.raises(InputError, match="a frame of") as refused:
+        typed(*CAMERAS, "--measured", "here.json")
+    assert "an hour" in refused.value.expected
+
+
+def test_jitter_up_to_five_periods_is_simulated(typed: Type) -> None:
+    data = typed(*ORIN, "--fps", "10", "--policy", "queue", "--jitter", "500ms")
+    assert data["devices"]["likely"] > 0
+    with pytest.raises(InputError, match="jitter of 501 ms at 10") as refused:
+        typed(*ORIN, "--fps", "10", "--jitter", "501ms")
+    assert "500 ms" in refused.value.expected
+
+
+def test_no_figure_of_a_command_is_nan(capsys: pytest.CaptureFixture[str]) -> None:
+    emit({"a": [1.5, float("nan")], "b": {"c": (float("inf"), None)}, "d": "NaN"})
+    text = capsys.readouterr().out
+    found = json.loads(text, parse_constant=_no_json)
+    assert found == {"a": [1.5, None], "b": {"c": [None, None]}, "d": "NaN"}

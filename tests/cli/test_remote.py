@@ -77,6 +77,20 @@ def test_files_are_those_of_a_local_run(
     assert len(server.requests) == 7
 
 
+def test_a_server_that_takes_no_more_memory(place: Path, server: KServe) -> None:
+    """The note comes when it happens, and what is said of the run is how it went."""
+    server.most_memory = 4096
+    done = segdeploy(
+        *("client", server.url, "--source", make_video(place / "a.mp4", 3), "--masks", "m"),
+        "--json",
+        cwd=place,
+    )
+    assert json_of(done)["travel"] == "raw"
+    assert done.stderr.count("note: frames go through the connection, not shared memory") == 1
+    assert done.stderr.index("frames by shared memory") < done.stderr.index("note: frames go")
+    assert len(list((place / "m").iterdir())) == 3
+
+
 def test_jpeg_is_said_to_be_lossy(place: Path, server: KServe) -> None:
     done = segdeploy(
         *("client", server.url, "--source", pictures(place / "in"), "--masks", "m"),

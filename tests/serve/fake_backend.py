@@ -85,7 +85,10 @@ class Request:
 
 
 class FakeBackend:
-    """The module; `networks` are the other models of the server: name -> image -> answer."""
+    """The module; `networks` are the other models of the server: name -> image -> answer.
+
+    Its versions are those in `loaded`.
+    """
 
     Tensor, TritonError, InferenceResponse = Tensor, TritonError, InferenceResponse
     TritonModelException = TritonModelException
@@ -94,7 +97,8 @@ class FakeBackend:
     def __init__(self, **networks: Callable[[Any], Any]) -> None:
         self.networks = networks
         self.logged: list[str] = []
-        self.asked: list[tuple[str, tuple[int, ...]]] = []
+        self.asked: list[tuple[str, int, tuple[int, ...]]] = []
+        self.loaded = {1}
         self.Logger = SimpleNamespace(log_info=self.logged.append, log_error=self.logged.append)
 
     def PreferredMemory(self, kind: int, device: int) -> tuple[int, int]:  # noqa: N802
@@ -104,11 +108,18 @@ class FakeBackend:
         return SimpleNamespace(exec=lambda: self._answer(**what))
 
     def _answer(
-        self, model_name: str, requested_output_names: list[str], inputs: list[Tensor], **_: Any
+        self,
+        model_name: str,
+        requested_output_names: list[str],
+        inputs: list[Tensor],
+        model_version: int = -1,
+        **_: Any,
     ) -> InferenceResponse:
         image = inputs[0].array
-        self.asked.append((model_name, image.shape))
+        self.asked.append((model_name, model_version, image.shape))
         try:
+            if model_version not in {-1, *self.loaded}:
+                raise ValueError(f"'{model_name}' version {model_version} is not at ready state")
             found = self.networks[model_name.replace("-", "_")](image)
         except Exception as error:
             return InferenceResponse(error=TritonError(str(error)))

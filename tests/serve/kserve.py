@@ -39,6 +39,9 @@ class KServe(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.segment, self.configs = segment, configs
         self.sees_memory = True
+        self.most_memory = 1 << 40
+        self.instead: dict[str, Any] = {}
+        """Answers by path: a value; or a `RefusedError`."""
         self.base = ""
         self.delay_s = 0.0
         self.cut_off = False
@@ -69,6 +72,9 @@ class Handler(BaseHTTPRequestHandler):
         return read
 
     def do_GET(self) -> None:
+        if self.path in self.server.instead:
+            self.answer_instead()
+            return
         if self.path == "/v2":
             self.answer({"name": "triton", "version": "2.51.0", "extensions": []})
             return
@@ -80,6 +86,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.path in self.server.instead:
+            self.answer_instead()
+            return
         try:
             if self.path == "/v2/repository/index":
                 self.answer([{"name": n, "state": "READY"} for n in self.server.configs])
@@ -90,6 +99,13 @@ class Handler(BaseHTTPRequestHandler):
         except RefusedError as error:
             self.refuse(error.status, error.text)
 
+    def answer_instead(self) -> None:
+        wanted = self.server.instead[self.path]
+        if isinstance(wanted, RefusedError):
+            self.refuse(wanted.status, wanted.text)
+        else:
+            self.answer(wanted)
+
     def memory(self, wanted: dict[str, Any]) -> None:
         *_, region, what = self.path.split("/")
         if what == "unregister":
@@ -97,7 +113,8 @@ class Handler(BaseHTTPRequestHandler):
             self.answer({})
             return
         path = Path("/dev/shm") / wanted["key"].lstrip("/")
-        if not self.server.sees_memory or not path.exists():
+        too_much = wanted["byte_size"] > self.server.most_memory
+        if not self.server.sees_memory or not path.exists() or too_much:
             raise RefusedError(400, f"Unable to open shared memory region: '{region}'")
         with path.open("r+b") as file:
             self.server.regions[region] = mmap.mmap(file.fileno(), wanted["byte_size"])

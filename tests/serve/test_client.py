@@ -19,8 +19,11 @@ from segformer_deploy.serve.address import parse_server
 from segformer_deploy.serve.client import TritonSegmenter
 from segformer_deploy.serve.fake import FakeTransport, config_of
 from segformer_deploy.serve.shared_memory import SharedFrames, SharedMemoryError
+from segformer_deploy.serve.transport import RefusedError as Refused
+from segformer_deploy.serve.transport import Shared
+from segformer_deploy.spec import default_class_names, default_palette
 from tests.little import little_spec
-from tests.serve.kserve import KServe, kserve
+from tests.serve.kserve import KServe, RefusedError, kserve
 
 Map = np.ndarray[Any, Any]
 
@@ -141,7 +144,9 @@ def test_a_class_map_is_the_callers_to_keep(fake: FakeTransport, shared: bool) -
 
 
 def test_more_than_256_classes_are_int32(fake: FakeTransport) -> None:
-    wide = FakeTransport(lambda frame: frame.astype(np.int32).sum(2, dtype=np.int32), CONFIGS)
+    spec = little_spec(class_names=default_class_names(766), palette=default_palette(766))
+    configs = {"wide": config_of(spec)}
+    wide = FakeTransport(lambda frame: frame.astype(np.int32).sum(2, dtype=np.int32), configs)
     for shared in (True, False):
         with TritonSegmenter(wide, shared_memory=shared) as segment:
             found = segment(noise())
@@ -223,6 +228,27 @@ def test_a_server_elsewhere_gets_the_pixels_themselves(server: KServe) -> None:
     with pytest.raises(ServerError, match="no memory can be shared"):
         TritonSegmenter(server.url, shared_memory=True)
     assert ours() == set()
+
+
+@pytest.mark.parametrize("most", [1 << 13, 40 * 1024])
+def test_a_server_that_does_not_take_more_is_told_about(fake: FakeTransport, most: int) -> None:
+    """One page at the beginning, and no more later: for the frames, or for their class maps."""
+    fake.most_shared = most
+    notes: list[str] = []
+    with TritonSegmenter(fake, on_note=notes.append) as segment:
+        assert segment.way == "shared memory"
+        assert notes == []
+        for seed in range(3):
+            frame = noise(96, 128, seed)
+            np.testing.assert_array_equal(segment(frame), brightest(frame))
+        assert segment.way == "raw"
+        assert notes == [segment.note]
+    assert "not shared memory (the server: Unable to open" in notes[0]
+    assert not any(isinstance(call.data, Shared) for call in fake.calls)
+    assert fake.regions == {}
+    with TritonSegmenter(fake, shared_memory=True) as segment:
+        with pytest.raises(ServerError, match="no memory can be shared"):
+            segment(noise(96, 128))
 
 
 def test_nothing_stays_in_dev_shm_even_while_it_runs(fake: FakeTransport) -> None:
@@ -311,13 +337,104 @@ def test_which_model_is_asked_where_there_are_several(server: KServe) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"output": []}, {"parameters": {"segdeploy": {"string_value": "{"}}}],
+    [
+        {"output": []},
+        {"output": {}},
+        {"input": ["frame"]},
+        {"max_batch_size": "many"},
+        {"parameters": {"segdeploy": {"string_value": "{"}}},
+        {"parameters": {"segdeploy": []}},
+        {
+            "parameters": {
+                **CONFIGS["street"]["parameters"],
+                "segdeploy_engine": {"string_value": "[1]"},
+            }
+        },
+    ],
 )
 def test_a_model_that_is_not_understood(fake: FakeTransport, change: dict[str, Any]) -> None:
     strange = FakeTransport(brightest, {"m": {**CONFIGS["street"], **change}})
     with pytest.raises(ServerError, match="the model 'm'"):
         TritonSegmenter(strange)
     assert strange.closed == 1
+
+
+INDEX = "/v2/repository/index"
+CONFIG = "/v2/models/street/config"
+RESTRICTED = RefusedError(403, "This API is restricted, expecting header 'x'")
+
+
+def test_a_server_that_does_not_tell_its_models(server: KServe) -> None:
+    server.instead = {INDEX: RESTRICTED}
+    with pytest.raises(ServerError, match="does not tell which models it has") as caught:
+        TritonSegmenter(server.url)
+    assert "This API is restricted" in caught.value.found
+    assert "--model NAME" in caught.value.next_step
+    with TritonSegmenter(server.url, "street") as segment:
+        np.testing.assert_array_equal(segment(noise()), brightest(noise()))
+    with pytest.raises(ServerError, match="no model 'road' that is ready"):
+        TritonSegmenter(server.url, "road")
+    server.instead = {CONFIG: RESTRICTED}
+    for name in (None, "street"):
+        with pytest.raises(ServerError, match="This API is restricted"):
+            TritonSegmenter(server.url, name)
+
+
+@pytest.mark.parametrize(
+    "instead",
+    [
+        {"/v2": []},
+        {"/v2": None},
+        {"/v2": "triton"},
+        {INDEX: {"models": []}},
+        {INDEX: None},
+        {INDEX: ["street"]},
+        {CONFIG: []},
+        {CONFIG: None},
+        {"/v2/models/street/infer": []},
+        {"/v2/models/street/infer": {"outputs": {}}},
+        {"/v2/models/street/infer": {"outputs": [None]}},
+    ],
+    ids=str,
+)
+def test_an_answer_of_another_form(server: KServe, instead: dict[str, Any]) -> None:
+    server.instead = instead
+    with pytest.raises(ServerError, match="is not a Triton server") as caught:
+        with TritonSegmenter(server.url, shared_memory=False) as segment:
+            segment(noise())
+    assert server.url in caught.value.found
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        {},
+        {"shape": 3, "datatype": "UINT8"},
+        {"shape": [1, "48", 64], "datatype": "UINT8"},
+        {"shape": [1, -1, 64], "datatype": "UINT8"},
+        {"shape": [1, 48, 64], "datatype": []},
+    ],
+    ids=str,
+)
+def test_an_answer_that_is_no_class_map(server: KServe, output: dict[str, Any]) -> None:
+    server.instead = {"/v2/models/street/infer": {"outputs": [{"name": "class_map", **output}]}}
+    with TritonSegmenter(server.url, shared_memory=False) as segment:
+        with pytest.raises(ServerError, match="answered with"):
+            segment(noise())
+
+
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize(("kind", "number"), [(np.uint8, 3), (np.int32, 3), (np.int32, -1)])
+def test_a_class_that_the_model_does_not_have(kind: Any, number: int, shared: bool) -> None:
+    def segmented(frame: Map) -> Map:
+        found = np.zeros(frame.shape[:2], kind)
+        found[5, 7] = number
+        return found
+
+    with TritonSegmenter(FakeTransport(segmented, CONFIGS), shared_memory=shared) as segment:
+        with pytest.raises(ServerError, match=f"answered with class {number}") as caught:
+            segment(noise())
+    assert "0 to 2" in caught.value.expected
 
 
 def test_nobody_there() -> None:
@@ -415,15 +532,13 @@ def test_a_connection_that_was_ended_meanwhile_is_opened_again(server: KServe) -
 
 
 def test_the_servers_own_three_sentences(fake: FakeTransport) -> None:
-    from segformer_deploy.serve.transport import RefusedError
-
     with TritonSegmenter(fake) as segment:
-        fake.failure = RefusedError("invalid", "a cat\n  expected: a dog\n  next: adopt one")
+        fake.failure = Refused("invalid", "a cat\n  expected: a dog\n  next: adopt one")
         with pytest.raises(ServerError) as caught:
             segment(noise())
         assert caught.value.found == "fake://server refused a frame of 48x64 for 'street': a cat"
         assert (caught.value.expected, caught.value.next_step) == ("a dog", "adopt one")
-        fake.failure = RefusedError("missing", "Request for unknown model: 'street' is not found")
+        fake.failure = Refused("missing", "Request for unknown model: 'street' is not found")
         with pytest.raises(ServerError, match="unknown model") as caught:
             segment(noise())
         assert "log" in caught.value.next_step

@@ -153,6 +153,21 @@ def test_wrong_names_and_ports(server: Server, number: int) -> None:
         TritonSegmenter(f"{url.partition('://')[0]}://127.0.0.1:1", timeout=5)
 
 
+def test_a_server_that_does_not_tell_its_models(place: Place, tmp_path: Path) -> None:
+    restricted = (
+        "--http-restricted-api=model-repository:key=word",
+        "--grpc-restricted-protocol=model-repository:key=word",
+    )
+    with running_server(place.repository, tmp_path / "triton", *restricted) as server:
+        for url in urls(server):
+            with pytest.raises(ServerError, match="does not tell which models it has") as caught:
+                TritonSegmenter(url)
+            assert "is restricted" in caught.value.found
+            assert "--model NAME" in caught.value.next_step
+            with TritonSegmenter(url, "streets") as segment:
+                np.testing.assert_array_equal(segment(place.frames[0]), place.maps[0])
+
+
 @pytest.mark.parametrize("number", [0, 1], ids=["http", "grpc"])
 def test_an_answer_that_takes_too_long(place: Place, server: Server, number: int) -> None:
     with TritonSegmenter(urls(server)[number], timeout=10) as patient:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
@@ -14,6 +14,7 @@ from tests.serve.fake_backend import Tensor, nothing_lent
 KINDS = [np.uint8, np.int32, np.int64, np.float32, np.float16]
 
 
+@settings(max_examples=20)  # each looks for leaks in all that this process holds
 @given(st.data(), st.sampled_from(KINDS))
 def test_any_array_is_read_as_it_is(data: st.DataObject, kind: type) -> None:
     shape = arrays.array_shapes(min_dims=1, max_dims=4, max_side=5)

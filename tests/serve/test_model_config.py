@@ -10,8 +10,13 @@ from typing import Any
 import pytest
 
 from segformer_deploy.engine.manifest import read_manifest
-from segformer_deploy.errors import InputError
-from segformer_deploy.serve.model_config import Serving, front_config, network_config
+from segformer_deploy.errors import InputError, SpecError
+from segformer_deploy.serve.model_config import (
+    Serving,
+    config_for_version,
+    front_config,
+    network_config,
+)
 from segformer_deploy.serve.network_file import network_file
 from segformer_deploy.spec import FrameSize, ModelSpec, default_class_names, default_palette
 from tests.little import little_spec
@@ -80,7 +85,9 @@ def test_a_plan_for_the_tensorrt_backend(tmp_path: Path, profiles: int) -> None:
     folder = as_plan(little_engine(tmp_path), profiles=profiles)
     manifest = read_manifest(folder)
     network = network_file(folder, manifest, gpu=None)
-    config = parsed(network_config("n", manifest.spec, Serving(max_batch=4), network))
+    config = parsed(
+        network_config("n", manifest.spec, Serving(max_batch=4), network, front="f", version=7)
+    )
     assert (config.platform, config.backend) == ("tensorrt_plan", "tensorrt")
     assert (config.default_model_filename, config.max_batch_size) == ("model.plan", 4)
     (image,), (logits,) = config.input, config.output
@@ -95,6 +102,19 @@ def test_a_plan_for_the_tensorrt_backend(tmp_path: Path, profiles: int) -> None:
     assert list(warmup.inputs["image"].dims) == [64, 96, 3]
     assert logits.label_filename == "labels.txt"
     assert not config.parameters, "clients find the front model by its parameter"
+    assert list(config.version_policy.specific.versions) == [7], "that of its front, no other"
+    assert not config.version_policy.HasField("latest")
+
+
+@pytest.mark.triton
+def test_a_configuration_that_takes_one_version() -> None:
+    text = front_config("a", little_spec(), Serving(), {}, None)
+    config = parsed(config_for_version(text, 3))
+    assert list(config.version_policy.specific.versions) == [3]
+    config.version_policy.CopyFrom(parsed(text).version_policy)
+    assert config == parsed(text), "and nothing else is another"
+    with pytest.raises(SpecError, match="version 4"):
+        config_for_version(config_for_version(text, 3), 4)
 
 
 @pytest.mark.triton
@@ -106,7 +126,7 @@ def test_an_onnx_file_for_the_onnxruntime_backend(
     manifest = read_manifest(folder)
     spec = replace(manifest.spec, output="class_map")
     network = network_file(folder, manifest, gpu=gpu)
-    config = parsed(network_config("n", spec, Serving(), network))
+    config = parsed(network_config("n", spec, Serving(), network, front="f", version=1))
     assert (config.platform, config.backend) == ("onnxruntime_onnx", "onnxruntime")
     assert config.default_model_filename == "model.onnx"
     (output,) = config.output

@@ -6,6 +6,7 @@ Without the server (see `tests/serve/server.py`) these are skipped.
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -21,8 +22,10 @@ import pytest
 from segformer_deploy.runtime.segmenter import Segmenter
 from segformer_deploy.serve.model_config import Serving
 from segformer_deploy.serve.repository import Packaged, Request, package_for_triton
+from segformer_deploy.serve.use import use_version
 from segformer_deploy.spec import ModelSpec
-from tests.little import little_spec
+from segformer_deploy.workflow.build import BuildOptions, build_engine
+from tests.little import WEIGHT, little_model, little_spec
 from tests.serve.engines import little_engine
 from tests.serve.server import Server, need_server, running_server
 
@@ -309,15 +312,69 @@ def test_cameras_share_a_network_beside_the_front(place: Path, engine: Path) -> 
     assert network["execution_count"] < network["inference_count"]
 
 
-def _as_stand_in(model: Path) -> None:
+def _as_stand_in(model: Path, version: int = 1) -> None:
     """Let the Python backend run what Triton's own would."""
-    config = (model / "config.pbtxt").read_text()
-    changed = config.replace('platform: "onnxruntime_onnx"\n', "").replace(
-        'backend: "onnxruntime"\ndefault_model_filename: "model.onnx"', 'backend: "python"'
-    )
-    assert changed.count("onnx") == 0
-    (model / "config.pbtxt").write_text(changed)
-    (model / "1" / "model.py").write_text(STAND_IN)
+    for folder in (model, model / str(version)):
+        config = (folder / "config.pbtxt").read_text()
+        changed = config.replace('platform: "onnxruntime_onnx"\n', "").replace(
+            'backend: "onnxruntime"\ndefault_model_filename: "model.onnx"', 'backend: "python"'
+        )
+        assert changed.count("onnx") == 0
+        (folder / "config.pbtxt").write_text(changed)
+    (model / str(version) / "model.py").write_text(STAND_IN)
+
+
+def other_engine(root: Path) -> Path:
+    """Of the same classes, and other weights: red and blue have changed places."""
+    onnx = root / "other.onnx"
+    root.mkdir(parents=True, exist_ok=True)
+    onnx.write_bytes(little_model(weight=WEIGHT[::-1].copy()).SerializeToString())
+    build_engine(onnx, BuildOptions(output=root / "other"))
+    return root / "other"
+
+
+@pytest.mark.parametrize("network", [False, True], ids=["inside", "beside"])
+def test_going_back_a_version(place: Path, engine: Path, tmp_path: Path, network: bool) -> None:
+    """Each version has its own weights and settings; deleting a folder never mixes them."""
+    root, other = tmp_path / "models", other_engine(tmp_path / "engines")
+    one = frame(0)
+    with Segmenter(engine) as segment, Segmenter(other) as second:
+        expected = {1: segment(one), 2: second(one)}
+    assert (expected[1] != expected[2]).any()
+    for version, source, instances in ((1, engine, 1), (2, other, 2)):
+        serving = Serving(instances=instances, max_batch=4 + version)
+        package_for_triton(Request(source, root, "roads", version, network, serving=serving))
+        if network:
+            _as_stand_in(root / "roads-network", version)
+
+    def answers(name: str, version: int) -> None:
+        with running_server(root, tmp_path / name) as server:
+            with client_of(server, "http") as client:
+                found = ask(client, "roads", frame=one[None])[0]
+                np.testing.assert_array_equal(found, expected[version])
+                config = client[1].get_model_config("roads")
+            assert config["max_batch_size"] == 4 + version
+            assert config["instance_group"][0]["count"] == version
+            assert server.statistics("roads")["version"] == str(version)
+
+    answers("newest", 2)
+    use_version(root, "roads", 1)
+    answers("back", 1)
+    use_version(root, "roads", 2)
+    answers("forth", 2)
+    if network:
+        package_for_triton(Request(other, root, "roads", 3, network))
+        _as_stand_in(root / "roads-network", 3)
+        for version in ("2", "3"):
+            shutil.rmtree(root / "roads" / version)
+        with running_server(root, tmp_path / "deleted") as server:
+            with client_of(server, "http") as client:
+                from tritonclient.utils import InferenceServerException
+
+                with pytest.raises(
+                    InferenceServerException, match="'roads-network' version 1 failed"
+                ):
+                    ask(client, "roads", frame=one[None])
 
 
 def test_a_second_version_takes_over(place: Path, engine: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -39,6 +41,7 @@ def test_the_layout_of_a_model(engine: Path, tmp_path: Path) -> None:
     own = {f"1/engine/{name}" for name in names(engine)}
     assert names(model) == own | {
         "config.pbtxt", "labels.txt", "README.md", "1/model.py", "1/segdeploy.json",
+        "1/config.pbtxt", "1/README.md",
     }  # fmt: skip
     assert check_folder(model / "1" / "engine") == check_folder(engine)
     assert (model / "labels.txt").read_text().splitlines() == list(NAMES)
@@ -55,6 +58,9 @@ def test_the_page_says_how_to_start(engine: Path, tmp_path: Path) -> None:
     assert "docker run" in page
     assert 'pip install "segformer-deploy[cpu]"' in page
     assert "--gpus" not in page
+    published = re.findall(r"-p (\S+)", page.partition("```sh")[2].partition("```")[0])
+    assert published == ["127.0.0.1:8000:8000", "127.0.0.1:8001:8001"], "Triton has no users"
+    assert "a network that you trust" in page
     plan = as_plan(little_engine(tmp_path / "e"))
     package_for_triton(Request(plan, tmp_path, "in-front"))
     page = (tmp_path / "in-front" / "README.md").read_text()
@@ -115,6 +121,52 @@ def test_somebody_elses_folder_is_left_alone(engine: Path, tmp_path: Path) -> No
     assert not (tmp_path / "the").exists()
 
 
+def test_a_model_is_not_taken_for_a_network(engine: Path, tmp_path: Path) -> None:
+    """A name that ends in -network is anybody's: nothing of it may be lost."""
+    package_for_triton(Request(engine, tmp_path, "streets-network"))
+    config = tmp_path / "streets-network" / "config.pbtxt"
+    before = names(tmp_path), config.read_text()
+    for version in (1, 2):
+        with pytest.raises(OutputError, match="is not the network of the model 'streets'") as told:
+            package_for_triton(Request(engine, tmp_path, "streets", version, network=True))
+        assert "--name" in told.value.next_step
+    assert (names(tmp_path), config.read_text()) == before
+    # Nor where its configuration says so, as one that was copied by hand.
+    package_for_triton(Request(engine, tmp_path, "roads", network=True))
+    theirs = (tmp_path / "roads-network" / "config.pbtxt").read_text()
+    config.write_text(theirs.replace("roads", "streets"))
+    with pytest.raises(OutputError, match="is not the network of the model 'streets'"):
+        package_for_triton(Request(engine, tmp_path, "streets", network=True))
+
+
+def test_a_network_is_not_taken_for_a_model(engine: Path, tmp_path: Path) -> None:
+    package_for_triton(Request(engine, tmp_path, "roads", network=True))
+    before = names(tmp_path)
+    for version in (1, 2):
+        with pytest.raises(OutputError, match="is the network of the model 'roads'"):
+            package_for_triton(Request(engine, tmp_path, "roads-network", version))
+    (tmp_path / "roads-network").rename(tmp_path / "paths-network")
+    with pytest.raises(OutputError, match="is not the network of the model 'paths'"):
+        package_for_triton(Request(engine, tmp_path, "paths", network=True))
+    (tmp_path / "paths-network").rename(tmp_path / "roads-network")
+    assert names(tmp_path) == before
+
+
+def test_a_version_of_the_network_that_is_there_is_not_written_over(
+    engine: Path, tmp_path: Path
+) -> None:
+    for version in (1, 2, 3):
+        package_for_triton(Request(engine, tmp_path, "a", version, network=True))
+    for version in ("2", "3"):
+        shutil.rmtree(tmp_path / "a" / version)
+    with pytest.raises(InputError, match="a-network has version 3") as told:
+        package_for_triton(Request(engine, tmp_path, "a", 2, network=True))
+    assert "--version 4" in told.value.next_step
+    package_for_triton(Request(engine, tmp_path, "a", 4, network=True))
+    kept = {one.name for one in (tmp_path / "a-network").glob("[0-9]")}
+    assert kept == {"1", "2", "3", "4"}
+
+
 def test_the_network_beside_the_front(tmp_path: Path) -> None:
     plan = as_plan(little_engine(tmp_path / "e"))
     serving = Serving(instances=4, max_batch=16)
@@ -122,7 +174,7 @@ def test_the_network_beside_the_front(tmp_path: Path) -> None:
     assert (done.network, done.device) == ("little-network", "gpu")
     assert done.serving.max_batch == 4, "the plan takes no more"
     assert names(tmp_path / "m" / "little-network") == {
-        "config.pbtxt", "labels.txt", "1/model.plan",
+        "config.pbtxt", "labels.txt", "1/model.plan", "1/config.pbtxt",
     }  # fmt: skip
     copied = (tmp_path / "m" / "little-network" / "1" / "model.plan").read_bytes()
     assert copied == (plan / "model.plan").read_bytes()
@@ -239,6 +291,8 @@ def test_the_command(engine: Path, tmp_path: Path) -> None:
     words = ["package", str(engine), "--triton", "models", "--name", "streets", "--json"]
     words += ["--instances", "2", "--max-batch", "3", "--delay-ms", "0.5"]
 
+    packaging = list(words)
+
     def run() -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "segformer_deploy", *words],
@@ -259,6 +313,26 @@ def test_the_command(engine: Path, tmp_path: Path) -> None:
     assert "WARNING: the weights are random" in done.stderr
     config = (tmp_path / "models" / "streets" / "config.pbtxt").read_text()
     assert "max_queue_delay_microseconds: 500" in config
+    going_back = ["package", "--triton", "models", "--name", "streets", "--use", "1", "--json"]
+    words[:] = going_back
+    back = run()
+    assert back.returncode == 0, back.stderr
+    assert json.loads(back.stdout) == {
+        "model": "streets", "version": 1, "folder": "models/streets", "network": None,
+    }  # fmt: skip
+    for more, found in (
+        (["--instances", "2"], "--instances beside --use"),
+        ([str(engine)], "ENGINE beside --use"),
+        (["--max-batch", "8"], "--max-batch beside --use"),
+        (["--cpu"], "--gpu or --cpu beside --use"),
+    ):
+        words[:] = [*going_back, *more]
+        wrong = run()
+        assert wrong.returncode == 1
+        assert found in wrong.stderr
+    words[:] = [*going_back[:3], "--use", "1"]
+    assert "--use without a model" in run().stderr
+    words[:] = packaging
     again = run()
     assert again.returncode == 1
     assert "Traceback" not in again.stderr

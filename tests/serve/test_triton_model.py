@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -228,7 +229,7 @@ def test_the_same_maps_over_a_network_of_the_server(
     with Segmenter(engine) as segment:
         for one, answer in zip(frames, answers, strict=True):
             np.testing.assert_array_equal(answer.tensors["class_map"].array[0], segment(one))
-    assert backend.asked == [("little-network", (3, 64, 96, 3))]
+    assert backend.asked == [("little-network", 1, (3, 64, 96, 3))]
     model.finalize()
     assert nothing_lent()
 
@@ -242,7 +243,7 @@ def test_a_network_that_fails_is_the_servers_trouble(
         raise ValueError("out of device memory")
 
     for network, text in (
-        (broken, "the network 'little-network' failed: out of device memory"),
+        (broken, "the network 'little-network' version 1 failed: out of device memory"),
         (lambda image: np.zeros((1, 2), np.float32), "answered float32 [1, 2]"),
         (lambda image: np.zeros((1, 3, 16, 24), np.float64), "answered float64"),
     ):
@@ -253,10 +254,30 @@ def test_a_network_that_fails_is_the_servers_trouble(
     assert nothing_lent()
 
 
+def test_a_front_asks_the_network_of_its_own_version(
+    engine: Path, backend: FakeBackend, tmp_path: Path
+) -> None:
+    """However a server was brought to take version 1 again: its weights, or an error."""
+    done = package_for_triton(Packaging(engine, tmp_path, network=True))
+    package_for_triton(Packaging(engine, tmp_path, version=2, network=True))
+    shutil.rmtree(done.folder / "2")
+    model = triton_model.TritonPythonModel()
+    model.initialize(arguments(done.folder))
+    asked = [Request(frame=frame(0)[None])]
+    (answer,) = model.execute(asked)
+    assert not answer.has_error()
+    backend.loaded = {2}
+    (answer,) = model.execute(asked)
+    assert "'little-network' version 1 failed" in answer.error().message()
+    assert "--use 1" in answer.error().message()
+    assert [version for _, version, _ in backend.asked] == [1, 1]
+    model.finalize()
+
+
 def test_the_networks_engine_keeps_our_protocols() -> None:
     spec = little_spec(output="class_map")
     backend = FakeBackend(n=lambda image: image[..., 0])
-    engine = BlsEngine(backend, "n", spec)
+    engine = BlsEngine(backend, "n", spec, 1)
     session = engine.session()
     assert isinstance(engine, Engine)
     assert isinstance(session, Session)
