@@ -21,7 +21,7 @@ FLEET ?= .venv-fleet
 FLEET_LOCK := requirements/fleet.txt
 BUILT := pyproject.toml CMakeLists.txt $(LOCK) $(PROOF) $(wildcard segformer_deploy/*/kernels/* segformer_deploy/engine/native/kernels/* models/*/model.*)
 
-.PHONY: demo test test-slow test-browser test-fleet check kernels peers scaling clean
+.PHONY: demo test test-slow test-browser test-fleet test-waiting test-computing check kernels peers scaling clean
 
 # The demo needs the edge side only: no torch, no onnx.
 $(EDGE)/.installed: $(BUILT)
@@ -43,8 +43,18 @@ endif
 demo: $(EDGE)/.installed
 	$(EDGE)/bin/segdeploy demo
 
+# Two halves at once: much of the first is waiting (processes, streams, servers), the second computes.
+FAST := SEGDEPLOY_REQUIRE_PROOF=$(REQUIRE_PROOF) $(BIN)/python -m pytest -q -m "not slow and not browser"
+WAITING := $(addprefix tests/,batch cli serve video view workflow)
+
 test: $(VENV)/.installed check
-	SEGDEPLOY_REQUIRE_PROOF=$(REQUIRE_PROOF) $(BIN)/python -m pytest -q -m "not slow and not browser"
+	$(MAKE) -j2 --output-sync=target test-waiting test-computing
+
+test-waiting:
+	$(FAST) $(WAITING)
+
+test-computing:
+	$(FAST) tests $(addprefix --ignore=,$(WAITING))
 
 test-slow: $(VENV)/.installed
 	SEGDEPLOY_REQUIRE_PROOF=$(REQUIRE_PROOF) $(BIN)/python -m pytest -q -m slow
