@@ -13,8 +13,8 @@ import zlib
 from pathlib import Path
 
 from segformer_deploy.errors import MediaError
+from segformer_deploy.runtime.plain_png import SIGNATURE, png_chunk, png_chunks
 
-SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _GREY, _PALETTE = 0, 3
 _PIECE = 1 << 20
 
@@ -30,7 +30,10 @@ def index_png(data: bytes, path: Path) -> tuple[bytes, int]:
     the missing rows with zeros, which would read as class 0), and for grey of fewer than 8
     bits, whose values different programs read differently.
     """
-    chunks = _chunks(data, path)
+    try:
+        chunks = png_chunks(data)
+    except ValueError as error:
+        raise _damaged(path, str(error)) from None
     if not chunks or chunks[0][0] != b"IHDR" or len(chunks[0][1]) != 13:
         raise _damaged(path, "has no header")
     _check_pixels(b"".join(content for kind, content in chunks if kind == b"IDAT"), path)
@@ -45,26 +48,8 @@ def index_png(data: bytes, path: Path) -> tuple[bytes, int]:
             "write it as 8-bit grey",
         )
     header = struct.pack(">IIBBBBB", width, height, depth, _GREY, *rest)
-    kept = [_chunk(kind, content) for kind, content in chunks if kind in (b"IDAT", b"IEND")]
-    return b"".join([SIGNATURE, _chunk(b"IHDR", header), *kept]), 255 // (2 ** min(depth, 8) - 1)
-
-
-def _chunks(data: bytes, path: Path) -> list[tuple[bytes, bytes]]:
-    """Kind and content of each chunk up to IEND, check sums compared."""
-    chunks = []
-    place = len(SIGNATURE)
-    while place + 12 <= len(data):
-        (length,) = struct.unpack_from(">I", data, place)
-        body, end = data[place + 4 : place + 8 + length], place + 12 + length
-        if end > len(data):
-            break
-        if zlib.crc32(body) != struct.unpack_from(">I", data, end - 4)[0]:
-            raise _damaged(path, "is damaged: a check sum does not match")
-        chunks.append((body[:4], body[4:]))
-        if body[:4] == b"IEND":
-            return chunks
-        place = end
-    raise _damaged(path, "is cut off")
+    kept = [png_chunk(kind, content) for kind, content in chunks if kind in (b"IDAT", b"IEND")]
+    return b"".join([SIGNATURE, png_chunk(b"IHDR", header), *kept]), 255 // (2 ** min(depth, 8) - 1)
 
 
 def _check_pixels(compressed: bytes, path: Path) -> None:
@@ -78,11 +63,6 @@ def _check_pixels(compressed: bytes, path: Path) -> None:
         raise _damaged(path, f"is damaged ({error})") from error
     if not unpack.eof:
         raise _damaged(path, "is cut off")
-
-
-def _chunk(kind: bytes, content: bytes) -> bytes:
-    body = kind + content
-    return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
 
 
 def _damaged(path: Path, what: str) -> MediaError:

@@ -16,8 +16,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from segformer_deploy.bench.index_png import SIGNATURE, index_png
+from segformer_deploy.bench.index_png import index_png
 from segformer_deploy.errors import MediaError
+from segformer_deploy.runtime.plain_png import SIGNATURE
 from segformer_deploy.spec import FrameSize, ModelSpec
 from segformer_deploy.video.images import list_images
 

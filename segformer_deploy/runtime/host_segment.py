@@ -106,15 +106,19 @@ class HostSegment:
         size = size_of(frame)
         if self._spec.output == "class_map":
             return _ready_class_map(output["class_map"][index], size, confidence)
-        logits = output["logits"][index]
-        class_map = class_map_from_logits(logits, size, threads=self._threads)
-        if not confidence:
-            return class_map
-        return class_map, confidence_from_logits(logits, class_map, threads=self._threads)
+        return answer_from_logits(output["logits"][index], size, self._threads, confidence)
 
     def close(self) -> None:
         """Give back the session; safe to call twice."""
         self._session.close()
+
+
+def answer_from_logits(logits: Array, size: FrameSize, threads: int, confidence: bool) -> Answer:
+    """Class map, or (class map, confidence), at `size`, of one frame's logits `[C, h, w]`."""
+    class_map = class_map_from_logits(logits, size, threads=threads)
+    if not confidence:
+        return class_map
+    return class_map, confidence_from_logits(logits, class_map, threads=threads)
 
 
 def _ready_class_map(class_map: Array, size: FrameSize, confidence: bool) -> Array:

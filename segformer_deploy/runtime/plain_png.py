@@ -42,7 +42,7 @@ def png_from_picture(picture: Picture) -> bytes:
     depth = 8 * picture.dtype.itemsize
     header = struct.pack(_HEADER, width, height, depth, _RGB if colour else _GREY, 0, 0, 0)
     chunks = ((b"IHDR", header), (b"IDAT", data), (b"IEND", b""))
-    return SIGNATURE + b"".join(_chunk(kind, content) for kind, content in chunks)
+    return SIGNATURE + b"".join(png_chunk(kind, content) for kind, content in chunks)
 
 
 def picture_from_png(data: bytes) -> Picture | None:
@@ -50,8 +50,11 @@ def picture_from_png(data: bytes) -> Picture | None:
 
     Whole: a damaged check sum or missing rows give None too.
     """
-    chunks = _chunks(data)
-    if chunks is None or chunks[0][0] != b"IHDR" or len(chunks[0][1]) != 13:
+    try:
+        chunks = png_chunks(data) if data.startswith(SIGNATURE) else []
+    except ValueError:
+        return None
+    if not chunks or chunks[0][0] != b"IHDR" or len(chunks[0][1]) != 13:
         return None
     width, height, depth, colour, *rest = struct.unpack(_HEADER, chunks[0][1])
     if (depth, colour) not in ((8, _RGB), (8, _GREY), (16, _GREY)) or any(rest):
@@ -83,23 +86,28 @@ def _rows(packed: bytes, height: int, row: int) -> npt.NDArray[np.uint8] | None:
     return None if lines[:, 0].any() else lines[:, 1:].copy()
 
 
-def _chunk(kind: bytes, content: bytes) -> bytes:
+def png_chunk(kind: bytes, content: bytes) -> bytes:
+    """A chunk as it stands in a file: length, kind, content, check sum."""
     checked = kind + content
     return struct.pack(">I", len(content)) + checked + struct.pack(">I", zlib.crc32(checked))
 
 
-def _chunks(data: bytes) -> list[tuple[bytes, bytes]] | None:
-    """Kind and content of each chunk up to IEND; None where the file is damaged or no PNG."""
-    if not data.startswith(SIGNATURE):
-        return None
+def png_chunks(data: bytes) -> list[tuple[bytes, bytes]]:
+    """Kind and content of each chunk up to IEND, whatever the eight bytes before them are.
+
+    Raises ValueError, with what is wrong in words, where a check sum does not match or the file
+    ends before IEND.
+    """
     found, place = [], len(SIGNATURE)
     while place + 12 <= len(data):
         (length,) = struct.unpack_from(">I", data, place)
         body, end = data[place + 4 : place + 8 + length], place + 12 + length
-        if end > len(data) or zlib.crc32(body) != struct.unpack_from(">I", data, end - 4)[0]:
-            return None
+        if end > len(data):
+            break
+        if zlib.crc32(body) != struct.unpack_from(">I", data, end - 4)[0]:
+            raise ValueError("is damaged: a check sum does not match")
         found.append((body[:4], body[4:]))
         if body[:4] == b"IEND":
             return found
         place = end
-    return None
+    raise ValueError("is cut off")

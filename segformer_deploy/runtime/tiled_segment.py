@@ -17,12 +17,8 @@ from segformer_deploy.engine.size_range import SizeRange
 from segformer_deploy.engine.tiling import Tiling
 from segformer_deploy.errors import RunError
 from segformer_deploy.runtime.batch import Frame, size_of
-from segformer_deploy.runtime.class_map import (
-    class_map_from_logits,
-    class_map_from_strips,
-    confidence_from_logits,
-)
-from segformer_deploy.runtime.host_segment import Answer
+from segformer_deploy.runtime.class_map import class_map_from_strips
+from segformer_deploy.runtime.host_segment import Answer, answer_from_logits
 from segformer_deploy.runtime.preprocess import PixelFormat, prepare
 from segformer_deploy.runtime.tiles import Grid, Span, strips_from_windows, whole_from_strips
 from segformer_deploy.spec import FrameSize, ModelSpec, ResizeRule
@@ -102,9 +98,7 @@ class TiledSegment:
         strips = strips_from_windows(grid, self._logits)
         if confidence:
             # Both are read off the same logits, so here they are held at once.
-            logits = whole_from_strips(strips)
-            class_map = class_map_from_logits(logits, size, threads=self._threads)
-            return class_map, confidence_from_logits(logits, class_map, threads=self._threads)
+            return answer_from_logits(whole_from_strips(strips), size, self._threads, confidence)
         return class_map_from_strips(
             strips, -(-grid.picture.height // 4), size, threads=self._threads
         )

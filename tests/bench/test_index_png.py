@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from segformer_deploy.bench.index_png import SIGNATURE, index_png
+from segformer_deploy.bench.index_png import index_png
 from segformer_deploy.bench.labels import read_values
 from segformer_deploy.errors import MediaError
+from segformer_deploy.runtime.plain_png import SIGNATURE
 
 
 def palette_png(indices: np.ndarray, bits: int, colours: list[int], **options: object) -> bytes:
