@@ -67,6 +67,18 @@ def write_little(path: Path, spec: ModelSpec | None = None) -> Path:
     return path
 
 
+def write_little_outside(path: Path, weights: str = "weights.bin") -> Path:
+    """The little network, with its weights in another file."""
+    onnx.save_model(
+        little_model(),
+        str(path),
+        save_as_external_data=True,
+        location=weights,
+        size_threshold=0,
+    )
+    return path
+
+
 def little_logits(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
     """The network's answer for uint8 RGB `[H, W, 3]` (H, W multiples of 4), in float64."""
     height, width, _ = image.shape

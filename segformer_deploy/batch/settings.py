@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from segformer_deploy.batch.identity import engine_hash
 from segformer_deploy.engine.backend import AUTO
+from segformer_deploy.engine.fingerprint import engine_hash
 from segformer_deploy.engine.tiling import Tiling
 from segformer_deploy.errors import InputError
 from segformer_deploy.spec import FrameSize

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from segformer_deploy.engine.fingerprint import engine_hash
 from segformer_deploy.errors import InputError, SegdeployError, SpecError
 from segformer_deploy.spec import FrameSize
 from segformer_deploy.version import __version__
@@ -105,10 +105,9 @@ class Case:
 
 def sha256_of_engine(engine: Path) -> str | None:
     """Of the ONNX file, or of a folder's manifest, which holds its files' hashes; None for none."""
-    file = engine / "manifest.json" if engine.is_dir() else engine
     try:
-        return hashlib.sha256(file.read_bytes()).hexdigest()
-    except OSError:
+        return engine_hash(engine / "manifest.json" if engine.is_dir() else engine)
+    except (InputError, OSError):
         return None
 
 

@@ -2,43 +2,29 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 
 from segformer_deploy.batch.folder import STATE
-from segformer_deploy.batch.identity import MadeBy, engine_hash, external_files
+from segformer_deploy.batch.identity import MadeBy
 from segformer_deploy.batch.pool import InlinePool
 from segformer_deploy.batch.worker import ChunkWorker
+from segformer_deploy.engine.fingerprint import engine_hash
 from segformer_deploy.errors import EngineError, InputError
 from tests.batch.batches import bytes_of, engine_in, go, job_of
 from tests.batch.films import film
-from tests.little import little_model, write_little
-
-
-def outside(path: Path, weights: str = "weights.bin") -> Path:
-    """The little network, with its weights in another file."""
-    onnx.save_model(
-        little_model(),
-        str(path),
-        save_as_external_data=True,
-        location=weights,
-        size_threshold=0,
-    )
-    return path
+from tests.little import little_model, write_little_outside
 
 
 def test_weights_in_another_file_are_part_of_the_engine(tmp_path: Path) -> None:
     path, out = film(tmp_path / "film.mp4", 10), tmp_path / "out"
     job = job_of(tmp_path, path, out)
-    engine = outside(tmp_path / "outside.onnx")
+    engine = write_little_outside(tmp_path / "outside.onnx")
     job = replace(job, settings=replace(job.settings, engine=engine))
     assert go(job).count("done") == 1
     assert go(job).count("already") == 1
@@ -51,42 +37,6 @@ def test_weights_in_another_file_are_part_of_the_engine(tmp_path: Path) -> None:
     weights.unlink()
     with pytest.raises(InputError, match=r"weights\.bin, which is part of the engine"):
         go(job)
-
-
-def test_a_file_with_its_weights_inside_is_its_own_bytes(tmp_path: Path) -> None:
-    path = write_little(tmp_path / "little.onnx")
-    assert external_files(path) == []
-    assert engine_hash(path) == hashlib.sha256(path.read_bytes()).hexdigest()
-    for data in (b"", b"\xff\xff no message"):
-        path.write_bytes(data)
-        assert engine_hash(path) == hashlib.sha256(data).hexdigest()
-
-
-def _tensor(location: str) -> TensorProto:
-    tensor = numpy_helper.from_array(np.ones(4, np.float32), location)
-    onnx.external_data_helper.set_external_data(tensor, location)
-    tensor.ClearField("raw_data")
-    tensor.data_location = TensorProto.EXTERNAL
-    return tensor
-
-
-def test_weights_are_found_wherever_a_model_may_have_them(tmp_path: Path) -> None:
-    constant = helper.make_node("Constant", [], ["a"], value=_tensor("in-a-node"))
-    inner = helper.make_graph([constant], "inner", [], [], [_tensor("in-a-branch")])
-    branch = helper.make_node("If", ["c"], ["b"], then_branch=inner, else_branch=inner)
-    sparse = onnx.SparseTensorProto(values=_tensor("values"), indices=_tensor("indices"))
-    graph = helper.make_graph(
-        [branch], "outer", [], [], [_tensor("first")], sparse_initializer=[sparse]
-    )
-    function = helper.make_function(
-        "own", "f", [], ["a"], [helper.make_node("Constant", [], ["a"], value=_tensor("in-f"))], []
-    )
-    model = helper.make_model(graph, functions=[function])
-    path = tmp_path / "model.onnx"
-    path.write_bytes(model.SerializeToString())
-    assert external_files(path) == sorted(
-        ["in-a-node", "in-a-branch", "values", "indices", "first", "in-f"]
-    )
 
 
 def test_a_worker_refuses_another_engine_or_version(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from segformer_deploy.bench.case import Case, error_of, failed, sha256_of_engine
 from segformer_deploy.errors import InputError, SpecError
-from tests.little import write_little
+from tests.little import write_little, write_little_outside
 
 ADDED_KEYS = {"segdeploy", "case", "limit", "energy", "clocks", "accuracy", "error"}
 
@@ -57,3 +57,13 @@ def test_an_engine_is_known_by_its_bytes(tmp_path: Path) -> None:
     engine.write_bytes(engine.read_bytes() + b"\0")
     assert first != sha256_of_engine(engine)
     assert sha256_of_engine(tmp_path / "none.onnx") is None
+
+
+def test_weights_in_another_file_belong_to_the_engine(tmp_path: Path) -> None:
+    engine = write_little_outside(tmp_path / "outside.onnx")
+    first = sha256_of_engine(engine)
+    weights = tmp_path / "weights.bin"
+    weights.write_bytes(weights.read_bytes()[::-1])
+    assert sha256_of_engine(engine) not in (first, None)
+    weights.unlink()
+    assert sha256_of_engine(engine) is None
