@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from segformer_deploy.bench.chart import empty_figure, write_figure
 from segformer_deploy.bench.fleet import (
     Allowed,
     Answer,
@@ -17,7 +17,6 @@ from segformer_deploy.bench.fleet import (
 )
 from segformer_deploy.bench.fleet_length import SEED
 from segformer_deploy.bench.fleet_times import Times
-from segformer_deploy.files import atomic_file
 
 CHART = "fleet.png"
 
@@ -115,13 +114,9 @@ def drawing(report: FleetReport, path: Path) -> bool:
 
     Raises OutputError.
     """
-    try:
-        # Qt and Tk look for a display: this backend never does.
-        os.environ.setdefault("MPLBACKEND", "Agg")
-        from matplotlib.figure import Figure
-    except ImportError:
+    figure = empty_figure(8, 6)
+    if figure is None:
         return False
-    figure = Figure(figsize=(8, 6), layout="constrained")
     ages, drops = figure.subplots(2, 1, sharex=True)
     points = report.likely.standings
     devices = [point.devices for point in points]
@@ -143,6 +138,5 @@ def drawing(report: FleetReport, path: Path) -> bool:
     )
     ages.title.set_fontsize(8)
     drops.set(xlabel="devices", ylabel="frames dropped, %")
-    with atomic_file(path) as temporary:
-        figure.savefig(temporary, dpi=120, format="png")
+    write_figure(figure, path)
     return True

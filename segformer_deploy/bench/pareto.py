@@ -10,16 +10,15 @@ labelled frames.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from segformer_deploy.bench.case import Case
+from segformer_deploy.bench.chart import empty_figure, write_figure
 from segformer_deploy.bench.matrix import MatrixReport
 from segformer_deploy.errors import InputError
-from segformer_deploy.files import atomic_file
 from segformer_deploy.spec import FrameSize
 
 PRECISIONS = ("int8", "fp16", "fp32")
@@ -225,13 +224,9 @@ def drawing(points: Sequence[Point], budget: Budget, winner: Point | None, path:
 
     Raises OutputError.
     """
-    try:
-        # Qt and Tk look for a display: this backend never does.
-        os.environ.setdefault("MPLBACKEND", "Agg")
-        from matplotlib.figure import Figure
-    except ImportError:
+    figure = empty_figure(8, 5)
+    if figure is None:
         return False
-    figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
     best = front(points)
     beside = [point for point in points if point not in best]
@@ -254,8 +249,7 @@ def drawing(points: Sequence[Point], budget: Budget, winner: Point | None, path:
         axes.axhline(budget.memory_mib, color="tab:red", linestyle="--", linewidth=1)
     axes.set(xscale="log", xlabel="latency, ms", ylabel="peak memory of the process, MiB")
     axes.legend()
-    with atomic_file(path) as temporary:
-        figure.savefig(temporary, dpi=120, format="png")
+    write_figure(figure, path)
     return True
 
 
